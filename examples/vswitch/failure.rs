@@ -59,6 +59,13 @@ impl Failure {
         }
     }
 
+    /// Logs a failure that the switch goes on after, with what follows from it.
+    pub(crate) fn log_error(&self, consequence: &str) {
+        if let Self::Input(reason) | Self::Setup(reason) = self {
+            tracing::error!(target: "run", reason, "{consequence}");
+        }
+    }
+
     /// Logs why a new state is not in force: one event for each object.
     pub(crate) fn log_refusal(&self) {
         match self {

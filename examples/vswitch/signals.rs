@@ -52,15 +52,19 @@ impl Signals {
         self.reload.swap(false, Relaxed)
     }
 
-    /// Waits for a signal, or until `other` is readable, at most for `longest`.
-    pub(crate) fn wait(&self, longest: Duration, other: Option<BorrowedFd<'_>>) {
+    /// Waits for a signal, or until one of `others` is readable, at most for `longest`.
+    pub(crate) fn wait<'a>(
+        &self,
+        longest: Duration,
+        others: impl IntoIterator<Item = BorrowedFd<'a>>,
+    ) {
         let timeout = Timespec {
             tv_sec: longest.as_secs() as i64,
             tv_nsec: i64::from(longest.subsec_nanos()),
         };
         // A wait that a signal interrupts is complete.
         let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
-        fds.extend(other.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        fds.extend(others.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let _ = poll(&mut fds, Some(&timeout));
         let mut noted = [0; 64];
         while matches!((&self.wake).read(&mut noted), Ok(n) if n > 0) {}

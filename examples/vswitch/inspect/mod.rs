@@ -15,7 +15,7 @@ mod table;
 mod top;
 mod trace;
 
-pub(crate) use ask::SOCKET;
+pub(crate) use ask::{SOCKET, Target};
 pub(crate) use bugreport::Args as BugreportArgs;
 pub(crate) use capture::Args as CaptureArgs;
 pub(crate) use drops::Args as DropsArgs;

@@ -28,6 +28,9 @@ pub(super) struct ControlFlags {
 
 /// The bound socket, before the node runs.
 pub(super) struct Control {
+    path: Option<PathBuf>,
+    group: Option<u32>,
+    /// `None`: it is not bound yet.
     listener: Option<std::os::unix::net::UnixListener>,
     log: Arc<DropLog>,
     outputs: Option<Outputs>,
@@ -45,10 +48,12 @@ impl ControlFlags {
         let _ = set_thread_groups(&groups);
     }
 
-    /// Binds the socket, so that errors are reported before anything is set up.
+    /// Binds the socket, so that errors are reported before anything is set up. While a predecessor has it (`is_shared`),
+    /// it is bound when it is served.
     pub(super) fn open(
         &self,
         run_dir: Option<&Path>,
+        is_shared: bool,
         outputs: Outputs,
     ) -> Result<Control, Failure> {
         let path = match &self.control_socket {
@@ -56,21 +61,31 @@ impl ControlFlags {
             Some(path) => Some(path.clone()),
             None => run_dir.map(|dir| dir.join(SOCKET)),
         };
-        let listener = match &path {
-            Some(path) => Some(bind(path, self.control_group).map_err(|error| {
-                Failure::Setup(format!("--control-socket {}: {error}", path.display()))
-            })?),
-            None => None,
-        };
-        Ok(Control { listener, log: Arc::default(), outputs: Some(outputs) })
+        let (group, log) = (self.control_group, Arc::default());
+        let mut control = Control { path, group, listener: None, log, outputs: Some(outputs) };
+        if !is_shared {
+            control.bind()?;
+        }
+        Ok(control)
     }
 }
 
 impl Control {
+    fn bind(&mut self) -> Result<(), Failure> {
+        let Some(path) = self.path.as_ref().filter(|_| self.listener.is_none()) else {
+            return Ok(());
+        };
+        let bound = bind(path, self.group).map_err(|error| {
+            Failure::Setup(format!("--control-socket {}: {error}", path.display()))
+        })?;
+        self.listener = Some(bound);
+        Ok(())
+    }
+
     /// Enables records of drops and connections if something consumes them. Other events are
     /// logged.
     pub(super) fn options(&mut self, options: NodeOptions, has_page: bool) -> NodeOptions {
-        let has_log = self.listener.is_some() || has_page;
+        let has_log = self.path.is_some() || has_page;
         match self.outputs.take() {
             Some(outputs) => outputs.options(options, Arc::clone(&self.log), has_log),
             None => options,
@@ -83,7 +98,8 @@ impl Control {
     }
 
     /// Starts to serve requests.
-    pub(super) fn serve(self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
+    pub(super) fn serve(mut self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
+        self.bind()?;
         let Some(listener) = self.listener else { return Ok(None) };
         let server = ApiServer::start(listener, node, self.log, Some(Arc::new(log::Level)))
             .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;

@@ -3,8 +3,10 @@
 mod cni;
 mod confined;
 mod control;
+mod dns;
 mod events;
 mod flags;
+mod handover;
 mod outputs;
 mod report;
 mod run_dir;
@@ -12,15 +14,18 @@ mod source;
 mod web;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Record;
+use podswitch_linux::handover::{Channel, Listener};
 use podswitch_linux::{NetNs, sysctl, userns};
 use podswitch_node::source::{Followed, Source, SourceError};
 use podswitch_node::{
-    KubeProxyMode, Meters, Node, NodeError, NodeHandle, NodeOptions, PodInterfaces, Probes,
+    HANDOVER_SOCKET, KubeProxyMode, Meters, Node, NodeError, NodeHandle, NodeOptions,
+    PodInterfaces, Probes,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -31,10 +36,11 @@ use crate::signals::Signals;
 use crate::{Done, log, output};
 use cni::CniFlags;
 use control::ControlFlags;
+use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 use outputs::OutputFlags;
-use run_dir::RunDir;
+use run_dir::{Busy, RunDir};
 use source::SourceFlags;
 use web::WebFlags;
 
@@ -101,6 +107,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
+    #[command(flatten)]
+    dns: DnsFlags,
     /// Folder for data that survives a restart: connections, if it is on tmpfs; with --kubernetes
     /// the last good state and the API servers' addresses. Default: /run/podswitch/NODE with
     /// --kubernetes.
@@ -118,6 +126,12 @@ pub(crate) struct Args {
     /// upgrade that starts the new switch before it stops the old one.
     #[arg(long)]
     wait: bool,
+    /// If another running switch uses the run directory, take the node over from it: it goes on until
+    /// this one is ready to forward, then this one goes on with its open devices and connections, and
+    /// the other one ends. If this fails, the other one goes on. If none runs, or it is of a version that
+    /// cannot hand over, this flag has no effect.
+    #[arg(long)]
+    take_over: bool,
     /// Keep the pods' interfaces and connections at the end, for the next run. Until it starts, packets
     /// for the switch are discarded. If no run follows, use `uninstall`.
     #[arg(long)]
@@ -161,23 +175,30 @@ fn raise_descriptor_limit() {
 fn serve_node(args: &Args, json: bool) -> Done {
     let clock = Clock::start();
     let signals = Signals::listen()?;
-    let cluster = args.cluster.options(args.source.kubernetes);
-    let run_dir = match args.source.kubernetes || args.run_dir.is_some() {
+    let mut cluster = args.cluster.options(args.source.kubernetes);
+    cluster.names = args.dns.names();
+    let mut run_dir = match args.source.kubernetes || args.run_dir.is_some() {
         true => {
-            let keep_waiting = || {
+            let busy = |path: &Path| {
+                if args.take_over && path.join(HANDOVER_SOCKET).exists() {
+                    return Busy::Share;
+                }
                 signals.wait(FIRST_STATE_PAUSE, None);
-                args.wait && !signals.stopped()
+                if args.wait && !signals.stopped() { Busy::Wait } else { Busy::Fail }
             };
-            RunDir::take(args.run_dir.as_deref(), &args.node, keep_waiting)?
+            RunDir::take(args.run_dir.as_deref(), &args.node, busy)?
         }
         false => None,
     };
     if signals.stopped() {
         return Ok(());
     }
-    let run_dir_path = run_dir.as_ref().map(RunDir::path);
+    let is_shared = run_dir.as_ref().is_some_and(RunDir::is_shared);
+    let run_dir_path = run_dir.as_ref().map(|run_dir| run_dir.path().to_owned());
+    let run_dir_path = run_dir_path.as_deref();
     let (probes, meters) = (Probes::default(), Meters::default());
-    let web = args.web.open(args.source.kubernetes, &probes)?;
+    let open_web = || args.web.open(args.source.kubernetes, &probes);
+    let mut web = if is_shared { None } else { open_web()? };
     let measured = (&probes, &meters);
     let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path, measured)?;
     let (mut source, view) = (opened.source, opened.view);
@@ -210,31 +231,81 @@ fn serve_node(args: &Args, json: bool) -> Done {
     if let Some(path) = run_dir_path {
         options = options.keep_connections(path);
     }
-    let mut control = args.control.open(run_dir_path, args.outputs.open(&args.node)?)?;
+    let mut predecessor = match run_dir_path {
+        Some(path) if is_shared => {
+            let (predecessor, files) = handover::meet(path, &args.node)?;
+            options = options.take_over(files);
+            Some(predecessor)
+        }
+        _ => None,
+    };
+    let outputs = args.outputs.open(&args.node)?;
+    let mut control = args.control.open(run_dir_path, is_shared, outputs)?;
     options = control.options(options, args.web.has_page());
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
     }
     let events = Events { node: &args.node, json };
+    let mut dns = args.dns.open(&meters)?;
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
     let node = node.spawn()?;
+    // Pods that a runtime attached before are attached again first; then the switch is ready.
+    let start_agent = || args.cni.start(run_dir_path, node.caller(), &view);
+    let mut agent = start_agent()?;
+    if let (Some(predecessor), Some(run_dir)) = (predecessor.take(), &mut run_dir) {
+        handover::take_over(&node, predecessor, run_dir)?;
+        // From here on nobody else forwards: what fails is said, and the switch goes on.
+        web = open_web().unwrap_or_else(|failure| {
+            failure.log_error("there are no metrics and no probes");
+            None
+        });
+    }
     if let Some(web) = &web {
         web.serve(node.caller(), control.log());
     }
-    let asked = control.serve(node.caller())?;
-    // Pods that a runtime attached before are attached again first; then the switch is ready.
-    let agent = args.cni.start(run_dir_path, node.caller(), &view)?;
+    let asked = match control.serve(node.caller()) {
+        Err(failure) if is_shared => {
+            failure.log_error("the switch answers no commands");
+            None
+        }
+        result => result?,
+    };
+    let listener = run_dir_path.and_then(handover::listen);
+    dns.follow(&node);
     events.ready(epoch, &*source);
-    let mut serving = Serving { args, source, logged, probes, meters, events: &events };
-    serving.serve(&signals, &node);
+    let (events, listener) = (&events, &listener);
+    let mut serving = Serving { args, source, logged, probes, meters, dns, events, listener };
+    let successor = loop {
+        let Some(channel) = serving.serve(&signals, &node) else { break None };
+        let keep_waiting = || {
+            serving.probes.alive();
+            !signals.stopped() && !node.has_ended()
+        };
+        drop(agent.take());
+        serving.dns.stop();
+        match handover::hand_over(&node, channel, &args.node, keep_waiting) {
+            Some(successor) => break Some(successor),
+            None => {
+                agent = handover::again(start_agent, || !signals.stopped());
+                serving.dns.follow(&node);
+            }
+        }
+    };
+    serving.dns.stop();
     drop(agent);
     // Only a planned stop removes pods' interfaces: after a failure the next run attaches to them.
     let has_failed = node.has_ended();
-    let is_kept = args.keep || has_failed;
-    report::stop(has_failed, clock.now().since(Instant::ZERO), is_kept);
-    drop((asked, web));
-    Ok(node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove })?)
+    let is_kept = args.keep || has_failed || successor.is_some();
+    let uptime = clock.now().since(Instant::ZERO);
+    report::stop(has_failed, successor.is_some(), uptime, is_kept);
+    drop((asked, web, listener));
+    let stopped = node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove });
+    drop(run_dir);
+    if let Some(successor) = successor {
+        successor.gone();
+    }
+    Ok(stopped?)
 }
 
 /// State of the serving loop.
@@ -244,7 +315,10 @@ struct Serving<'a> {
     logged: Logged,
     probes: Probes,
     meters: Meters,
+    dns: Dns,
     events: &'a Events<'a>,
+    /// Where a successor connects.
+    listener: &'a Option<Listener>,
 }
 
 /// Records that have been logged, to log each only once.
@@ -263,8 +337,8 @@ impl Logged {
 }
 
 impl Serving<'_> {
-    /// Serves from ready until stop.
-    fn serve(&mut self, signals: &Signals, node: &NodeHandle) {
+    /// Serves until the switch is to stop, or another one connects to take over.
+    fn serve(&mut self, signals: &Signals, node: &NodeHandle) -> Option<Channel> {
         let clock = Clock::start();
         self.probes.ready();
         let mut objects_at = clock.now();
@@ -280,9 +354,14 @@ impl Serving<'_> {
             if let Some(at) = stats_at {
                 pause = pause.min(until(clock.now(), at));
             }
-            signals.wait(pause, self.source.wake_fd());
+            let successor = self.listener.as_ref().map(AsFd::as_fd);
+            signals.wait(pause, self.source.wake_fd().into_iter().chain(successor));
             if signals.stopped() {
                 break;
+            }
+            let connected = self.listener.as_ref().and_then(|listener| listener.accept().ok()?);
+            if connected.is_some() {
+                return connected;
             }
             self.follow(node, signals.take_reload());
             let now = clock.now();
@@ -296,6 +375,7 @@ impl Serving<'_> {
                 }
             }
         }
+        None
     }
 
     /// Updates the metrics of objects that are not in force as written.
@@ -314,6 +394,7 @@ impl Serving<'_> {
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
                 let duration = clock.now().since(Instant::ZERO);
+                self.dns.follow(node);
                 self.logged.log_new(self.source.records());
                 self.events.applied(epoch, &*self.source, duration);
             }

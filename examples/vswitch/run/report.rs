@@ -53,8 +53,17 @@ const SECRET: &str = "--hash-key";
 const HIDDEN: &str = "...";
 
 /// Logs the stop, requested or caused by a failure of the node.
-pub(super) fn stop(is_failed: bool, uptime: Duration, keeps_interfaces: bool) {
-    let reason = if is_failed { "the node failed" } else { "SIGTERM or SIGINT" };
+pub(super) fn stop(
+    is_failed: bool,
+    is_handed_over: bool,
+    uptime: Duration,
+    keeps_interfaces: bool,
+) {
+    let reason = match (is_failed, is_handed_over) {
+        (_, true) => "handed over",
+        (true, false) => "the node failed",
+        (false, false) => "SIGTERM or SIGINT",
+    };
     let uptime_s = uptime.as_secs();
     tracing::info!(target: "run", reason, uptime_s, keeps_interfaces, "stop");
 }

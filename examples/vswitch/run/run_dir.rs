@@ -13,25 +13,35 @@ use crate::failure::Failure;
 #[derive(Debug)]
 pub(super) struct RunDir {
     path: PathBuf,
-    /// Holds the lock.
-    _lock: File,
+    /// Holds the lock. `None`: it is still the predecessor's.
+    lock: Option<File>,
+}
+
+/// What to do while another running switch has the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// Try again.
+    Wait,
+    /// Use it as well: that switch hands its node over.
+    Share,
+    /// Give up.
+    Fail,
 }
 
 impl RunDir {
     /// Locks the directory `wanted`. Without `wanted`: `/run/podswitch/NODE`, or if that cannot be
     /// created `$XDG_RUNTIME_DIR/podswitch/NODE`, or none, with a warning in the log.
     ///
-    /// While another running switch has locked it, `keep_waiting` is called; it pauses and returns
-    /// whether to try again.
+    /// While another running switch has locked it, `busy` is called with its path; to try again it pauses first.
     ///
     /// # Errors
     /// Another running switch has locked it, or `wanted` cannot be created.
     pub(super) fn take(
         wanted: Option<&Path>,
         node: &str,
-        keep_waiting: impl Fn() -> bool,
+        busy: impl Fn(&Path) -> Busy,
     ) -> Result<Option<Self>, Failure> {
-        let open = |path: &Path| Self::open_or_wait(path, &keep_waiting);
+        let open = |path: &Path| Self::open_or_wait(path, &busy);
         if let Some(path) = wanted {
             return open(path).map(Some).map_err(|error| failure(path, &error));
         }
@@ -53,18 +63,22 @@ impl RunDir {
         Ok(None)
     }
 
-    fn open_or_wait(path: &Path, keep_waiting: &impl Fn() -> bool) -> io::Result<Self> {
+    fn open_or_wait(path: &Path, busy: &impl Fn(&Path) -> Busy) -> io::Result<Self> {
         let mut said = false;
         loop {
-            match Self::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && keep_waiting() => {
+            let result = Self::open(path);
+            let is_busy =
+                result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            match if is_busy { busy(path) } else { Busy::Fail } {
+                Busy::Share => return Ok(Self { path: path.to_owned(), lock: None }),
+                Busy::Wait => {
                     if !said {
                         let path = path.display();
                         tracing::info!(target: "run", %path, "another running switch has the run directory: waiting for it to stop");
                     }
                     said = true;
                 }
-                result => return result,
+                Busy::Fail => return result,
             }
         }
     }
@@ -75,7 +89,20 @@ impl RunDir {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(path.join("lock"))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock: Some(lock) })
+    }
+
+    /// Whether another running switch has the lock, and is to hand its node over.
+    pub(super) fn is_shared(&self) -> bool {
+        self.lock.is_none()
+    }
+
+    /// Locks the directory in place of the predecessor, which gives it up. False: it has not.
+    pub(super) fn lock(&mut self) -> bool {
+        if self.lock.is_none() {
+            self.lock = Self::open(&self.path).ok().and_then(|opened| opened.lock);
+        }
+        self.lock.is_some()
     }
 
     /// Where it is.

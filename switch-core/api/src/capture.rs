@@ -10,9 +10,9 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// How often the workers' copies are read, and so the longest delay of a frame. A worker's queue takes 4,096 frames.
+/// How often the workers' copies are read, and so the maximum delay of a frame. A worker's queue holds 4,096 frames.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
-/// How long after its end a capture waits for a client that does not read.
+/// How long a capture, after its end, waits for a client that does not read.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A capture as it is written.
@@ -80,7 +80,8 @@ fn push_line(text: &mut Vec<u8>, value: &impl Serialize) {
     }
 }
 
-/// Sends what is captured, until there are `count` frames, `seconds` have passed, or the client goes away.
+/// Sends the captured frames until `count` frames were sent, `seconds` have passed, or the client closes the
+/// connection.
 pub(crate) async fn stream(
     mut capture: impl Form,
     count: u64,
@@ -90,7 +91,7 @@ pub(crate) async fn stream(
     let end = Instant::now() + Duration::from_secs(seconds);
     let reason = loop {
         let is_over = Instant::now() >= end;
-        // Sent also if it is empty: that is how a client that went away is noticed.
+        // Sent even if it is empty, because only this shows that a client has closed the connection.
         let piece = capture.read(count);
         if !matches!(timeout_at(end + CLIENT_TIMEOUT, sender.send_data(piece)).await, Ok(Ok(()))) {
             return;
@@ -103,6 +104,6 @@ pub(crate) async fn stream(
         }
         sleep_until(end.min(Instant::now() + READ_INTERVAL)).await;
     };
-    // A client that does not want the end has gone.
+    // If the client does not accept the end, it has closed the connection.
     let _ = timeout_at(end + CLIENT_TIMEOUT, sender.send_data(capture.end(reason))).await;
 }

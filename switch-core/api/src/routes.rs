@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use podswitch_dns::{Name, record_type, type_number};
 use podswitch_node::{
-    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
-    ServiceQuery, UnknownName, check_drop_reason, label_query, protocol_number,
+    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, NameView, Node,
+    PolicyQuery, ServiceQuery, UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -18,38 +19,38 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// The most flows, drops, policy rules or Service ports in one answer.
+/// Maximum number of flows, drops, policy rules or Service ports in one answer.
 pub const MAX_FLOWS: usize = 10_000;
-/// The most flows before a page: they are kept in order until it is sent.
+/// Maximum number of flows before a page: they are kept in order until it is sent.
 pub const MAX_OFFSET: usize = 100_000;
-/// The longest time that `/v1/perf` measures, in seconds.
+/// Maximum time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
 
-/// The most frames of one capture.
+/// Maximum number of frames in one capture.
 pub const MAX_CAPTURE_FRAMES: u64 = 1_000_000;
-/// The longest capture, in seconds.
+/// Maximum duration of a capture, in seconds.
 pub const MAX_CAPTURE_SECONDS: u64 = 3600;
 /// Seconds between the two samples of rates.
 const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=20.0;
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// Asks the node.
+    /// A query to the node.
     Node(NodeQuestion),
     /// Connections, with rates if there is an interval.
     Flows { query: FlowQuery, interval: Option<Duration> },
-    /// The last drops, and those that come if `follow`.
+    /// The last drops, and new ones if `follow` is set.
     Drops { filter: DropFilter, limit: usize, follow: bool },
-    /// What the workers do in the next so many seconds; 0: did since they began.
+    /// The activity of the workers during this number of seconds; 0: since they started.
     Perf { seconds: u64 },
-    /// What policy rules decided.
+    /// The decisions of policy rules.
     Policies(PolicyQuery),
     /// Service ports with their backends.
     Services(ServiceQuery),
-    /// Captured frames, at most so many within so many seconds.
+    /// Captured frames, at most this number within this number of seconds.
     Capture { request: CaptureRequest, count: u64, seconds: u64, format: CaptureFormat },
-    /// Who talks to whom, and what is dropped between them.
+    /// The map of traffic and drops.
     Map,
 }
 
@@ -67,11 +68,12 @@ pub(crate) enum NodeQuestion {
     Status,
     Pods,
     Counters,
+    Dns { name: Name, qtype: u16 },
     Trace(Question),
     Metrics,
 }
 
-/// An answer in one piece.
+/// An answer that is not a stream.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -97,10 +99,10 @@ impl Answer {
     }
 }
 
-/// Parameters of a request, each taken at most once.
+/// Parameters of a request, each used at most once.
 struct Parameters {
     given: BTreeMap<String, String>,
-    /// Names of those that the path has.
+    /// Names of the parameters that the path has.
     known: Vec<&'static str>,
 }
 
@@ -142,7 +144,7 @@ impl Parameters {
         address.map(Some).ok_or_else(wrong)
     }
 
-    /// What flows and drops have in common.
+    /// The parameters that flows and drops share.
     fn ends(&mut self) -> Result<FlowFilter, String> {
         let mut filter = FlowFilter::default();
         filter.pod = self.take("pod");
@@ -234,7 +236,7 @@ impl Parameters {
         self.take(name).ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// Whatever is left was mistyped.
+    /// An error if a parameter is left: it was mistyped.
     fn end(self) -> Result<(), String> {
         match self.given.keys().next() {
             Some(name) => Err(UnknownName::new("parameter", name, self.known).to_string()),
@@ -246,7 +248,7 @@ impl Parameters {
 /// Reads a path with its query.
 ///
 /// # Errors
-/// The answer that says what is wrong.
+/// The error response.
 pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
     let mut parameters = Parameters::read(query).map_err(bad)?;
@@ -283,6 +285,7 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             query.after = parameters.take("after");
             return Ok(Some(Wanted::Policies(query)));
         }
+        "/v1/dns" => dns(parameters)?,
         "/v1/services" => {
             let mut query = ServiceQuery::new(parameters.limit()?);
             query.containing = parameters.take("containing");
@@ -315,12 +318,35 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
     })))
 }
 
-/// Answers a question. Runs on the node's thread: it only reads.
+/// A name, or an address for its PTR records.
+fn dns(parameters: &mut Parameters) -> Result<NodeQuestion, String> {
+    let text = parameters.required("name")?;
+    let (name, default) = match text.parse::<IpAddr>() {
+        Ok(address) => (Name::reverse(address), record_type::PTR),
+        Err(_) => {
+            let name = Name::parse(&text).map_err(|error| format!("name={text}: {error}"))?;
+            (name, record_type::A)
+        }
+    };
+    let qtype = parameters.take("type").map(|text| {
+        type_number(&text).ok_or_else(|| format!("type={text}: a type of records is expected"))
+    });
+    Ok(NodeQuestion::Dns { name, qtype: qtype.transpose()?.unwrap_or(default) })
+}
+
+/// Answers a query. Runs on the node's thread, and only reads.
 pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
     match question {
         NodeQuestion::Status => Answer::json(&node.status()),
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
+        NodeQuestion::Dns { name, qtype } => match &node.snapshot().names {
+            Some(names) => Answer::json(&NameView::of(&names.zone, name, *qtype)),
+            None => {
+                let reason = "this switch answers for no names (--dns off)";
+                Answer::error(StatusCode::NOT_FOUND, reason)
+            }
+        },
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -368,6 +394,9 @@ mod tests {
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
+            ("/v1/dns", "", 400, "name is missing"),
+            ("/v1/dns", "name=a..b", 400, "name=a..b: "),
+            ("/v1/dns", "name=a.b&type=AX", 400, "type=AX: a type of records is expected"),
             ("/v1/services", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/services", "limit=-1", 400, "limit=-1: a number is expected"),
             ("/v1/services", "befor=x", 400, "no parameter befor"),

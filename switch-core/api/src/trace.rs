@@ -1,4 +1,4 @@
-//! What becomes of a connection, by the names of its ends.
+//! Evaluates a possible connection, given the names of its ends.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::routes::Answer;
 
-/// A question.
+/// A query.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     /// Names or addresses of the ends.
@@ -20,7 +20,7 @@ pub(crate) struct Question {
     pub(crate) port: u16,
     /// IP protocol number.
     pub(crate) protocol: u8,
-    /// Port of the client. It chooses the backend.
+    /// Port of the client. It affects the selection of the backend.
     pub(crate) sport: u16,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Trace {
     object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<SocketAddr>,
-    /// What decides, in words.
+    /// The decision as text.
     why: String,
 }
 
@@ -72,7 +72,7 @@ impl Question {
 /// Answers for each family that both ends have.
 ///
 /// # Errors
-/// Why there is no answer: an end is not known, or they have no family in common.
+/// Why there is no answer: an end is not known, or the ends have no address family in common.
 pub(crate) fn traces(node: &Node, question: &Question) -> Result<Vec<Trace>, String> {
     let mut traces = Vec::new();
     for connection in question.connections(node)? {

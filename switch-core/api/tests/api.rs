@@ -1,4 +1,4 @@
-//! The control socket of a running node with real pods, asked by its client.
+//! The control socket of a running node with real pods, queried by the client.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +31,7 @@ fn address(number: u8) -> IpAddr {
     [10, 8, 0, number].into()
 }
 
-/// Pods `default/red` and `default/blue`; nothing may connect to blue.
+/// Pods `default/red` and `default/blue`; a policy denies all connections to blue.
 struct World {
     client: Client,
     server: Option<ApiServer>,
@@ -123,7 +123,7 @@ fn refusal(client: &Client, uri: &str) -> String {
 }
 
 #[test]
-fn a_running_node_is_asked() {
+fn a_running_node_answers_queries() {
     podswitch_testkit::require_privilege!();
     let world = World::new();
     let mode = std::fs::metadata(world.client.path()).unwrap().permissions().mode();
@@ -134,7 +134,7 @@ fn a_running_node_is_asked() {
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);
     assert_eq!(status["connection_limit"], Limits::default().connections);
 
-    // Blue may open a connection, and then red may answer.
+    // Blue may open a connection, and red may reply to it.
     for _ in 0..50 {
         world.blue.send_to(b"hello", (address(2), 4000)).unwrap();
         if world.red.recv_from(&mut [0; 16]).is_ok() {
@@ -148,7 +148,7 @@ fn a_running_node_is_asked() {
     assert_eq!(world.get("/v1/flows?protocol=tcp")["total"], 0);
     assert_eq!(world.get("/v1/flows?namespace=default&address=10.8.0.2")["total"], 1);
 
-    // By labels, in order, and no more than asked for.
+    // By labels, in order, and no more than requested.
     let labelled = |selector: &str| {
         let query = [("label", Some(selector.to_owned()))];
         world.get(&Client::query("/v1/flows", &query))["total"].as_u64()
@@ -181,7 +181,8 @@ fn a_running_node_is_asked() {
     let says = refusal(&world.client, "/v1/trace?from=default/rde&to=10.8.0.3");
     assert_eq!(says, "there is no default/rde; did you mean default/red?");
 
-    // Nothing was denied yet, and the policy has no rule: only its isolation is listed, with other rules once it has.
+    // Nothing was denied yet, and the policy has no rule: only its isolation is listed. Other rules would be listed
+    // once they have decided.
     let page = world.get("/v1/policies");
     let rows = serde_json::json!({ "NetworkPolicy/default/shut ingress": 0 });
     assert_eq!((&page["policies"], &page["total"]), (&rows, &1.into()), "{page}");
@@ -228,7 +229,7 @@ fn a_running_node_is_asked() {
     let woken = worker["woken_by"].as_object().unwrap();
     assert_eq!(woken.values().map(count).sum::<u64>(), count(&worker["sleeps"]), "{perf}");
     assert!(count(&worker["sleeps"]) > 0 && count(&worker["longest_pause"]["ns"]) > 0, "{perf}");
-    // Of one second only.
+    // Over one second only.
     let later = world.client.get_after::<Value>("/v1/perf?seconds=1", Duration::from_secs(1));
     let (later, total) = (later.unwrap(), world.get("/v1/perf"));
     assert!(later["seconds"].as_f64() >= Some(1.0), "{later}");
@@ -256,7 +257,7 @@ fn a_running_node_is_asked() {
 fn drops_are_kept_and_followed() {
     podswitch_testkit::require_privilege!();
     let world = World::new();
-    // From a client port of its own each, and some other destination in between.
+    // Each from a client port of its own, with another destination in between.
     let send = |payload: &[u8]| {
         world.red.send_to(payload, (address(3), 53)).unwrap();
     };
@@ -280,7 +281,7 @@ fn drops_are_kept_and_followed() {
     let follower = world.client.clone();
     let (sender, lines) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        // The one that is kept, and one that comes.
+        // The kept record, and a new one.
         let mut more = 2;
         follower.lines("/v1/drops?follow=true&limit=1&port=53", |line| {
             sender.send(serde_json::from_str::<Value>(line).unwrap()).unwrap();
@@ -299,7 +300,7 @@ fn drops_are_kept_and_followed() {
 }
 
 #[test]
-fn a_socket_that_is_in_use_is_not_taken() {
+fn a_socket_that_is_in_use_is_not_replaced() {
     let path = path();
     let first = bind(&path, None).unwrap();
     let error = bind(&path, None).unwrap_err();

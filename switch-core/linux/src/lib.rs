@@ -32,6 +32,7 @@
 pub mod attach;
 pub mod confine;
 mod error;
+pub mod handover;
 pub mod health;
 pub mod kept_connections;
 mod kube_proxy;

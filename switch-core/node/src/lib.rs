@@ -70,12 +70,14 @@ mod flow_filter;
 mod flow_view;
 mod flows;
 mod handle;
+mod handover;
 mod host_side;
 mod inspect;
 mod kept;
 mod kube_proxy;
 mod leftovers;
 mod metrics;
+mod name_view;
 mod names;
 mod node;
 mod options;
@@ -86,6 +88,7 @@ mod pods;
 mod policy_view;
 mod probes;
 mod ranges;
+pub mod resolver;
 mod service_view;
 pub mod source;
 mod state;
@@ -108,17 +111,19 @@ pub use flow_view::{
 };
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
+pub use handover::{HANDOVER_SOCKET, HandoverError, Predecessor, Successor};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;
 pub use metrics::{METRICS_CONTENT_TYPE, Meters, ObjectCounts};
+pub use name_view::{NameLine, NameStep, NameTruncated, NameView};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WokenBy, WorkerPerf};
 pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{
-    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
+    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut, NameQuestion,
 };
 pub use podswitch_kubernetes::label_query;
 pub use policy_view::{PolicyPage, PolicyQuery};

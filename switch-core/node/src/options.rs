@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use podswitch_core::control::Pinning;
 use podswitch_core::engine::Limits;
+use podswitch_linux::handover::Inherited;
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
@@ -45,6 +46,7 @@ pub struct NodeOptions {
     pub(crate) underlay: UnderlayOptions,
     pub(crate) kube_proxy: KubeProxyMode,
     pub(crate) keep_connections: Option<PathBuf>,
+    pub(crate) inherited: Inherited,
     pub(crate) lenient: bool,
     pub(crate) report_drops: bool,
     pub(crate) report_flows: bool,
@@ -68,6 +70,7 @@ impl NodeOptions {
             underlay: UnderlayOptions::default(),
             kube_proxy: KubeProxyMode::default(),
             keep_connections: None,
+            inherited: Inherited::default(),
             lenient: false,
             report_drops: false,
             report_flows: false,
@@ -162,6 +165,15 @@ impl NodeOptions {
     #[must_use]
     pub fn keep_connections(mut self, folder: impl Into<PathBuf>) -> Self {
         self.keep_connections = Some(folder.into());
+        self
+    }
+
+    /// Takes the node over from a running switch, which gave this process these files
+    /// ([`Predecessor::greet`](crate::Predecessor::greet)). [`Node::start`](crate::Node::start) then attaches its devices
+    /// while it forwards; packets are forwarded from [`Node::take_over`](crate::Node::take_over) on.
+    #[must_use]
+    pub fn take_over(mut self, files: Inherited) -> Self {
+        self.inherited = files;
         self
     }
 
@@ -292,6 +304,8 @@ pub(crate) struct Settings {
     /// Services of the node's own side are kube-proxy's.
     pub(crate) beside_kube_proxy: bool,
     pub(crate) lenient: bool,
+    /// What a running switch handed over.
+    pub(crate) inherited: Inherited,
 }
 
 #[cfg(test)]

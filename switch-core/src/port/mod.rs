@@ -16,7 +16,8 @@ pub use now::Now;
 pub use wrap::{Wrapped, wrap};
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use crate::packet::Offloads;
 
@@ -41,7 +42,7 @@ pub trait Port: Send {
     /// Receives frames into buffers of `pool`, as many as `batch` has room for. `Ok(0)`: there are none.
     ///
     /// # Errors
-    /// The device failed. `ErrorKind::NotConnected`: the device is gone.
+    /// The device failed. `ErrorKind::NotConnected`: the device no longer exists.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize>;
 
     /// Transmits from the front of `batch`. Packets that were sent are removed and returned to `pool`.
@@ -79,6 +80,22 @@ pub trait Port: Send {
     fn arm(&mut self) -> bool {
         true
     }
+
+    /// Called by a worker that is to leave frames in the device from now on. Returns whether frames that were taken from
+    /// the device still wait to be received: the worker then receives once more, which must not take others from the
+    /// device, and calls this again.
+    fn hold(&mut self) -> bool {
+        false
+    }
+}
+
+/// Open files of a device, by which another process goes on with it while it is open here.
+#[derive(Debug)]
+pub struct DeviceFiles {
+    /// Says which device it is, and which of its files these are; the same in both processes.
+    pub key: String,
+    /// The files.
+    pub files: Vec<Arc<OwnedFd>>,
 }
 
 /// A source and sink of frames that is attached to the switch as one port.
@@ -93,10 +110,19 @@ pub trait Device: Send {
     /// Properties of the device.
     fn info(&self) -> PortInfo;
 
-    /// Called by the control thread, a few times a second: work that no worker may wait for, such as
-    /// queries to the kernel. Returns what somebody took from the device and was put back, each as
-    /// words for a note. The default does nothing.
+    /// Called by the control thread, a few times a second, for work that no worker may wait for, such as queries to the
+    /// kernel. If another program changed the device and the change was reverted, returns a description of each such
+    /// repair. The default does nothing.
     fn maintain(&mut self) -> Vec<String> {
         Vec::new()
     }
+
+    /// The files by which another process can go on with the device as it is. The default: none, so it opens the device
+    /// itself.
+    fn files(&self) -> Vec<DeviceFiles> {
+        Vec::new()
+    }
+
+    /// Says whether what was set up for the device stays when it is dropped: another process goes on with it.
+    fn leave_in_force(&mut self, _stays: bool) {}
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::{Device, Port, PortInfo};
+use super::{Device, DeviceFiles, Port, PortInfo};
 use crate::packet::{Batch, Pool};
 
 impl<P: Port + ?Sized> Port for Box<P> {
@@ -36,6 +36,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn arm(&mut self) -> bool {
         (**self).arm()
+    }
+
+    fn hold(&mut self) -> bool {
+        (**self).hold()
     }
 }
 
@@ -71,5 +75,13 @@ where
 
     fn maintain(&mut self) -> Vec<String> {
         self.device.maintain()
+    }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        self.device.files()
+    }
+
+    fn leave_in_force(&mut self, stays: bool) {
+        self.device.leave_in_force(stays);
     }
 }

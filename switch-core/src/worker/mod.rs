@@ -66,14 +66,14 @@ pub struct Worker {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     handle: Arc<WorkerHandle>,
     sleeper: Sleeper,
-    /// Whether the kernel is asked which ports are readable, instead of polling each.
+    /// Whether the kernel reports which ports are readable, so that not every port is polled.
     polls_ready: bool,
     clock: Clock,
     /// Time of the latest poll.
     now: Instant,
-    /// What the latest poll did.
+    /// The activities of the latest poll.
     activity: Activity,
-    /// No frames are received.
+    /// Whether receiving from the ports is stopped.
     held: bool,
     stopped: bool,
 }
@@ -113,7 +113,7 @@ impl Worker {
         })
     }
 
-    /// The side that other threads see.
+    /// The side that other threads use.
     pub fn handle(&self) -> &Arc<WorkerHandle> {
         &self.handle
     }
@@ -128,7 +128,7 @@ impl Worker {
         self.clock
     }
 
-    /// The worker's packet buffers, for inspection of how many are in use.
+    /// The worker's packet buffers, to inspect how many are in use.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -143,37 +143,16 @@ impl Worker {
         activity.add_if(self.handle.acknowledge(snapshot.epoch), Activity::PUBLISH);
         if self.held {
             self.activity = activity;
+            self.finish_bursts(now, &snapshot);
             return 0;
         }
         let mut received = 0;
         self.poll_ready();
         for at in 0..self.ports.len() {
-            let Some(port) = self.ports.get_mut(at) else { break };
-            if !(port.always || port.ready) {
-                continue;
+            let Some(port) = self.ports.get(at) else { break };
+            if port.always || port.ready {
+                received += self.poll_port(now, &snapshot, at);
             }
-            let id = port.id;
-            let result = port.port.rx(&mut self.pool, &mut self.batch);
-            port.ready = matches!(result, Ok(1..));
-            let lost = port.port.take_lost();
-            if lost > 0 {
-                self.engine.count_rx_lost(now, id, lost);
-            }
-            match result {
-                Ok(0) => continue,
-                Ok(count) => {
-                    received += count;
-                    self.handle.load.burst(count);
-                }
-                Err(error) => self.port_failed(id, error),
-            }
-            if let Some(capture) = self.engine.capture() {
-                capture.received(&snapshot, now, id, &mut self.batch);
-            }
-            let mut cx =
-                BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
-            self.engine.process(&mut cx, id, &mut self.batch);
-            self.flush(now);
         }
         let mut cx =
             BurstContext { snapshot: &snapshot, now, pool: &mut self.pool, out: &mut self.out };
@@ -186,6 +165,52 @@ impl Worker {
         activity.add_if(self.engine.flows().is_growing(), Activity::GROWTH);
         self.activity = activity;
         received
+    }
+
+    /// Receives from one port once, and sends the resulting frames. Returns the number of frames received.
+    #[inline]
+    fn poll_port(&mut self, now: Instant, snapshot: &Arc<Snapshot>, at: usize) -> usize {
+        let Some(port) = self.ports.get_mut(at) else { return 0 };
+        let id = port.id;
+        let result = port.port.rx(&mut self.pool, &mut self.batch);
+        port.ready = matches!(result, Ok(1..));
+        let lost = port.port.take_lost();
+        if lost > 0 {
+            self.engine.count_rx_lost(now, id, lost);
+        }
+        let mut received = 0;
+        match result {
+            Ok(0) => return 0,
+            Ok(count) => {
+                received = count;
+                self.handle.load.burst(count);
+            }
+            Err(error) => self.port_failed(id, error),
+        }
+        if let Some(capture) = self.engine.capture() {
+            capture.received(snapshot, now, id, &mut self.batch);
+        }
+        let mut cx = BurstContext { snapshot, now, pool: &mut self.pool, out: &mut self.out };
+        self.engine.process(&mut cx, id, &mut self.batch);
+        self.flush(now);
+        received
+    }
+
+    /// While frames are left in the devices: receives those that were taken from them already, and says when there are
+    /// none left, with all counts up to date.
+    fn finish_bursts(&mut self, now: Instant, snapshot: &Arc<Snapshot>) {
+        if self.handle.is_held() {
+            return;
+        }
+        for at in 0..self.ports.len() {
+            while self.ports.get_mut(at).is_some_and(|port| port.port.hold()) {
+                if self.poll_port(now, snapshot, at) == 0 {
+                    break;
+                }
+            }
+        }
+        self.engine.hand_over();
+        self.handle.set_held(true);
     }
 
     /// With many ports that need a system call each to receive, one system call finds the readable
@@ -214,7 +239,11 @@ impl Worker {
             Command::Capture(tap) => self.engine.start_capture(tap),
             Command::EndCapture(id) => self.engine.end_capture(id),
             Command::ObserveFlows(observer) => self.engine.set_flow_observer(observer),
-            Command::Hold(hold) => self.held = hold,
+            Command::Hold(hold) => {
+                self.held = hold;
+                self.handle.set_held(false);
+                self.reindex();
+            }
             Command::Stop => self.stopped = true,
         })
     }
@@ -262,7 +291,9 @@ impl Worker {
         for port in &mut self.ports {
             port.always = !self.polls_ready || !costly(port);
         }
-        self.sleeper.watch(self.ports.iter().map(|p| (p.id, p.port.poll_fd())));
+        // Frames that are left in the devices wake nobody.
+        let watched = self.ports.iter().filter(|_| !self.held);
+        self.sleeper.watch(watched.map(|p| (p.id, p.port.poll_fd())));
     }
 
     /// Drops held fragments, at the end of the input.
@@ -274,8 +305,8 @@ impl Worker {
         self.flush(now);
     }
 
-    /// Polls until a command stops it. When idle, polls on for a moment and then sleeps until a port or
-    /// the control plane wakes it.
+    /// Polls until a command stops it. When idle, it continues to poll for a moment and then sleeps until a port or the
+    /// control plane wakes it.
     pub fn run(mut self) {
         let clock = self.clock;
         let mut quiet_since = None;

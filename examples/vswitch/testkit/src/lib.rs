@@ -7,6 +7,7 @@ pub mod cases;
 pub mod cluster;
 pub mod kernel;
 pub mod running;
+pub mod stream;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -121,6 +121,19 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
+    /// Waits until it ends by itself and returns its exit status.
+    #[track_caller]
+    pub fn ends(&mut self) -> Option<i32> {
+        let limit = Limit::new(PATIENCE);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is a child") {
+                return status.code();
+            }
+            assert!(limit.left().is_some(), "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Stops it with SIGTERM and returns its exit status.
     pub fn stop(mut self) -> Option<i32> {
         self.signal(Signal::TERM);

@@ -1,6 +1,7 @@
 //! Services by real sockets: clients off the cluster behind the node's NIC, the node itself and
 //! pods reach every kind of address, and load balancers' health checks are answered.
 
+mod handover;
 mod outlive;
 mod world;
 

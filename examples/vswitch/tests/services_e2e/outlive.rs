@@ -22,14 +22,18 @@ enum End {
 }
 
 /// A connection with both ends in hand.
-struct Open {
-    what: String,
-    client: TcpStream,
-    server: TcpStream,
+pub(crate) struct Open {
+    pub(crate) what: String,
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
 }
 
 /// Both ends of a connection to a server of [`World::serve_both`].
-fn open(from: &NetNs, (to, port): (&str, u16), servers: &Receiver<(u16, TcpStream)>) -> Open {
+pub(crate) fn open(
+    from: &NetNs,
+    (to, port): (&str, u16),
+    servers: &Receiver<(u16, TcpStream)>,
+) -> Open {
     let what = format!("[{to}]:{port}");
     let mut client = connect(from, to, port).unwrap_or_else(|e| panic!("{what}: {e}"));
     // The client sends its port, since the server sees another one if it is translated.
@@ -42,10 +46,10 @@ fn open(from: &NetNs, (to, port): (&str, u16), servers: &Receiver<(u16, TcpStrea
 }
 
 /// A run directory on tmpfs, removed however the test ends.
-struct RunDir(String);
+pub(crate) struct RunDir(pub(crate) String);
 
 impl RunDir {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self(format!("/dev/shm/podswitch-{name}-{}", std::process::id()))
     }
 }
@@ -191,7 +195,7 @@ fn ask_sticky(client: &NetNs, source: IpAddr) -> u8 {
 }
 
 /// Every count that `before` has is in `after`, and not smaller.
-fn assert_monotone(before: &Value, after: &Value, path: &str) {
+pub(crate) fn assert_monotone(before: &Value, after: &Value, path: &str) {
     const OF_RUN: [&str; 6] =
         ["workers", "epoch", "connections", "busy_percent", "batch_fill", "port"];
     match before {

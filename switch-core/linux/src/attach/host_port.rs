@@ -9,6 +9,7 @@ use podswitch_wire::addr::Mac;
 use podswitch_wire::cidr::Cidr;
 
 use super::{InterfaceSettings, gateways};
+use crate::handover::Inherited;
 use crate::netlink::{Link, Route};
 use crate::port::tap::{TapConfig, TapDevice};
 use crate::settings::{ChangedSettings, FORWARDING};
@@ -28,12 +29,15 @@ pub struct HostPortConfig {
     /// The node's addresses; the first of each family is the source of what the node itself
     /// sends to pods.
     pub node_addresses: Vec<IpAddr>,
-    /// The gateway that the switch answers for.
+    /// The gateway for which the switch answers.
     pub gateway: Gateway,
-    /// Ranges that the node reaches through the switch: pods.
+    /// Ranges that the node reaches through the switch: pods' addresses.
     pub destinations: Vec<Cidr>,
     /// Makes the node's kernel forward packets, which pods' off-cluster traffic needs.
     pub forward: bool,
+    /// What another process handed over. Then the node's kernel keeps forwarding for that process, and the interface is
+    /// its own, until [`HostPort::adopt`].
+    pub inherited: Inherited,
 }
 
 impl Default for HostPortConfig {
@@ -47,12 +51,13 @@ impl Default for HostPortConfig {
             gateway: Gateway::default(),
             destinations: Vec::new(),
             forward: true,
+            inherited: Inherited::default(),
         }
     }
 }
 
-/// The node's side of its port: the routes, kept while this value lives. The interface is not
-/// persistent: it disappears with its routes when the switch ends in any way.
+/// The node's side of its port. The routes are kept while this value lives. The interface is not
+/// persistent: it disappears with its routes when the switch ends for any reason.
 #[derive(Debug)]
 pub struct HostPort {
     ns: NetNs,
@@ -62,16 +67,20 @@ pub struct HostPort {
     /// Whether routes have other sources than the kernel was given.
     sources_changed: bool,
     changed: ChangedSettings,
+    /// Another process has the interface as well: it stays when this value is dropped.
+    is_shared: bool,
 }
 
 impl HostPort {
-    /// Makes the interface in the node's namespace, with neighbours and routes. The device is
-    /// for the switch to attach.
+    /// Creates the interface in the node's namespace, with neighbours and routes. The caller
+    /// attaches the device to the switch.
     ///
     /// # Errors
-    /// As [`TapDevice::open`]; a route is refused (a node address that the node does not have).
+    /// As [`TapDevice::open`]; a route is refused (for example, the node does not have one of its
+    /// configured addresses).
     pub fn open(ns: &NetNs, config: HostPortConfig) -> Result<(Self, TapDevice), HostError> {
         let device = TapDevice::open(ns, &tap_config(&config))?;
+        let config_inherited = config.inherited.has_predecessor();
         let mut port = Self {
             ns: ns.clone(),
             index: device.index(),
@@ -79,6 +88,7 @@ impl HostPort {
             config,
             sources_changed: false,
             changed: ChangedSettings::new(ns, FORWARDING),
+            is_shared: config_inherited,
         };
         port.set_up()?;
         Ok((port, device))
@@ -106,8 +116,8 @@ impl HostPort {
         Ok(device)
     }
 
-    /// Restores the interface's settings and the node's forwarding. Returns a description of each;
-    /// `None` if the interface itself is gone.
+    /// Restores the interface's settings and the node's forwarding. Returns a description of each
+    /// repair; `None` if the interface itself does not exist any more.
     ///
     /// # Errors
     /// The kernel refused something.
@@ -127,6 +137,28 @@ impl HostPort {
         self.config.node_addresses = addresses;
     }
 
+    /// The process that handed the interface over has ended: from now on it is this one's alone, with the node's
+    /// forwarding.
+    ///
+    /// # Errors
+    /// The kernel's settings cannot be written.
+    pub fn adopt(&mut self) -> Result<(), HostError> {
+        self.is_shared = false;
+        self.config.inherited = Inherited::default();
+        self.changed = ChangedSettings::new(&self.ns, FORWARDING);
+        self.forward().map(drop)
+    }
+
+    /// Another process goes on with the interface: it stays when this is dropped, with its routes.
+    pub fn share(&mut self) {
+        self.is_shared = true;
+    }
+
+    /// Takes the interface back: no other process goes on with it.
+    pub fn unshare(&mut self) {
+        self.is_shared = false;
+    }
+
     /// Leaves the node's kernel forwarding when this is dropped, for the next run.
     pub fn leave_in_force(&mut self) {
         self.changed.leave_in_force();
@@ -135,7 +167,7 @@ impl HostPort {
     /// Sets the MTU, in bytes.
     ///
     /// # Errors
-    /// The interface is gone, or takes no such MTU.
+    /// The interface does not exist, or does not accept this MTU.
     pub fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
         self.config.mtu = mtu;
         Netlink::open(&self.ns)?.set_mtu(self.index, mtu)
@@ -169,14 +201,17 @@ impl HostPort {
 
     fn set_up(&mut self) -> Result<(), HostError> {
         super::quieten(&self.ns, &self.config.name);
-        self.relax();
+        if !self.is_shared {
+            self.relax();
+        }
         let mut netlink = Netlink::open(&self.ns)?;
         let link = netlink.link(&self.config.name)?;
         self.settings().put_back(&self.ns, &mut netlink, &link)?;
         self.forward().map(drop)
     }
 
-    /// Enables forwarding in the node's kernel, if configured. Returns what had to be set.
+    /// Enables forwarding in the node's kernel, if configured. Returns the settings that had to be
+    /// set.
     fn forward(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if self.config.forward {
@@ -202,8 +237,9 @@ impl HostPort {
         }
     }
 
-    /// The switch has checked sources already: a loose reverse path check is enough in the node's
-    /// kernel, and it need not send redirects to pods. Optional: the usual case works without.
+    /// The switch has already checked sources, so a loose reverse path check is enough in the
+    /// node's kernel, and the kernel need not send redirects to pods. Optional: the usual case
+    /// works without these settings.
     fn relax(&self) {
         for (setting, value) in [("rp_filter", "2"), ("send_redirects", "0")] {
             let key = format!("net/ipv4/conf/{}/{setting}", self.config.name);
@@ -233,8 +269,9 @@ impl HostPort {
     }
 }
 
-/// Takes the node's interface out of a bridge or the like, by which packets would enter the node's stack instead, past
-/// the settings of this one. Returns what was done, as words for a note.
+/// Removes the node's interface from a bridge or another master interface: its packets would bypass
+/// the settings of this interface and enter the node's stack there. Returns a description of each
+/// repair.
 ///
 /// # Errors
 /// Missing privilege.
@@ -253,12 +290,17 @@ fn tap_config(config: &HostPortConfig) -> TapConfig {
         mtu: config.mtu,
         multi_queue: config.multi_queue,
         persistent: false,
+        inherited: config.inherited.clone(),
     }
 }
 
 impl Drop for HostPort {
     fn drop(&mut self) {
-        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        if self.is_shared {
+            return;
+        }
+        // Best effort, because the namespace may not exist any more, and there is no caller to
+        // report to.
         let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));
     }
 }

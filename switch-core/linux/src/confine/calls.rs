@@ -1,4 +1,4 @@
-//! The system calls that a switch makes.
+//! The system calls that a switch uses.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +55,9 @@ const PLAIN: &[c_long] = &[
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
     libc::SYS_memfd_create,
+    // To end a successor that took the node over and hangs.
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
     // Sockets; `socket` itself is below.
     libc::SYS_socketpair,
     libc::SYS_bind,
@@ -177,7 +180,8 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 
 /// The filters, to be installed in this order. The strictest answer counts.
 pub(super) fn filters() -> Result<[BpfProgram; 2], BackendError> {
-    // clone3 has its flags in memory, where a filter cannot look. Without it the C library uses clone.
+    // The flags of clone3 are in memory, where a filter cannot read them. Without clone3 the C
+    // library uses clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 =
         filter(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;

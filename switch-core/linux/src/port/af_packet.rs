@@ -1,12 +1,13 @@
-//! AF_PACKET: frames to and from an existing interface: one end of a veth pair, or a node's NIC.
+//! AF_PACKET: sends and receives frames on an existing interface: one end of a veth pair, or a
+//! node's NIC.
 //!
 //! Each frame has a virtio-net header (10 bytes), so that checksums and segmentation can stay
 //! offloaded between pods. Frames are received through a ring shared with the kernel or by
 //! `recvmmsg` ([`Receive`]), and sent by `sendmmsg`.
 //!
-//! The socket gets copies: the host's stack receives each frame too. Where it must not, the
-//! interface belongs in a namespace whose stack is inactive ([`attach`](crate::attach)) or behind
-//! an ingress hook that drops its frames ([`nft`](crate::nft)).
+//! The socket gets copies: the host's stack receives each frame, too. If it must not, the interface
+//! belongs in a namespace whose stack is inactive ([`attach`](crate::attach)) or needs an ingress
+//! hook that drops its frames ([`nft`](crate::nft)).
 //!
 //! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
 
@@ -22,12 +23,14 @@ use arrayvec::ArrayVec;
 use podswitch_core::packet::{
     BATCH, Batch, Offload, Packet, Pool, SizeClass, UdpRuns, coalesce, tunnel_offsets,
 };
-use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use rustix::io::Errno;
 
 use super::gro::{Mtus, Outer};
 use super::injector::{Injector, Upkeep};
+use super::several;
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::sys::mmsg::{self, Slot, VNET_HEADER};
 use crate::sys::packet;
 use crate::sys::ring::{Frame, Ring};
@@ -53,13 +56,13 @@ pub enum Receive {
 }
 
 /// How an interface is opened.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PacketConfig {
     /// How frames are received.
     pub receive: Receive,
     /// Slots of each worker's ring, about 2 KiB each at the usual MTU; a power of two.
     pub ring_slots: usize,
-    /// Receives frames to any MAC address (promiscuous mode), not just the interface's own.
+    /// Receives frames to any MAC address (promiscuous mode), not only to the interface's own.
     pub promiscuous: bool,
     /// On an uplink that terminates VXLAN tunnels, their UDP port. Inner TCP segments are merged
     /// where the kernel did not merge them, and GSO packets are sent unsegmented where the
@@ -68,6 +71,8 @@ pub struct PacketConfig {
     /// UDP port whose datagrams are not received, for both families: a tunnel that sockets of the
     /// node's stack terminate.
     pub without: Option<u16>,
+    /// Sockets that another process handed over are used instead of new ones.
+    pub inherited: Inherited,
 }
 
 impl Default for PacketConfig {
@@ -78,6 +83,7 @@ impl Default for PacketConfig {
             promiscuous: true,
             tunnel: None,
             without: None,
+            inherited: Inherited::default(),
         }
     }
 }
@@ -93,6 +99,10 @@ pub struct PacketDevice {
     open: Vec<Member>,
     injector: Option<Arc<Injector>>,
     upkeep: Option<Upkeep>,
+    /// Sockets that another process handed over, until ports take them.
+    received: Vec<Option<OwnedFd>>,
+    /// How many ports were opened.
+    opened: usize,
 }
 
 #[derive(Debug)]
@@ -112,13 +122,43 @@ impl PacketDevice {
             let operation = format!("attach to interface {name}");
             return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
         }
-        // Without it packets are segmented here.
-        let injector = config.tunnel.and_then(|_| Injector::open(ns, &link).ok().flatten());
+        // Without it, packets are segmented here.
+        let injector =
+            config.tunnel.and_then(|_| Injector::open(ns, &link, &config.inherited).ok().flatten());
         let (injector, upkeep) = injector.map(|(i, upkeep)| (Arc::new(i), upkeep)).unzip();
-        Ok(Self { ns: ns.clone(), link, config, group: None, open: Vec::new(), injector, upkeep })
+        let mut device = Self {
+            ns: ns.clone(),
+            link,
+            config,
+            group: None,
+            open: Vec::new(),
+            injector,
+            upkeep,
+            received: Vec::new(),
+            opened: 0,
+        };
+        let received = device.config.inherited.take(&device.key()?);
+        device.received = received.into_iter().map(Some).collect();
+        Ok(device)
     }
 
-    /// The interface as it was when the device was made.
+    /// Says which sockets these are, and how they were set up.
+    fn key(&self) -> Result<String, HostError> {
+        let (device, inode) = self.ns.id()?;
+        let PacketConfig { receive, ring_slots, promiscuous, without, .. } = &self.config;
+        let (slot, slots) = Ring::size(*ring_slots, self.longest());
+        let (index, without) = (self.link.index, without.unwrap_or(0));
+        Ok(format!(
+            "packet {device}:{inode} {index} {receive:?} {slot} {slots} {promiscuous} {without}"
+        ))
+    }
+
+    /// Longest frame that a slot of the ring has room for, in bytes.
+    fn longest(&self) -> usize {
+        self.link.mtu as usize + 14 + 4
+    }
+
+    /// The interface's properties when the device was opened.
     pub fn link(&self) -> &Link {
         &self.link
     }
@@ -132,6 +172,28 @@ impl PacketDevice {
             // socket cannot request segmentation by an inner header.
             offloads: Offloads { tunnel: self.injector.is_some(), ..Offloads::ALL },
         }
+    }
+
+    /// A port of a socket that another process handed over.
+    fn adopt(&mut self, socket: OwnedFd, is_grouped: bool) -> Result<PacketPort, HostError> {
+        let operation = format!("go on with a packet socket on {} in {}", self.link.name, self.ns);
+        let what = || operation.clone();
+        let bypass = self.injector.is_none();
+        packet::set_qdisc_bypass(socket.as_fd(), bypass).context(what)?;
+        let ring = match self.config.receive {
+            Receive::Messages => None,
+            Receive::Ring => {
+                let (slots, longest) = (self.config.ring_slots, self.longest());
+                Some(Ring::adopt(socket.as_fd(), slots, longest).context(what)?)
+            }
+        };
+        let socket = Arc::new(socket);
+        if is_grouped {
+            self.group = Some(packet::fanout(socket.as_fd()).context(what)?);
+        }
+        self.open.retain(|member| member.socket.strong_count() > 0);
+        self.open.push(Member { socket: Arc::downgrade(&socket), grouped: is_grouped });
+        Ok(self.port(socket, ring, bypass))
     }
 
     fn open_port(&mut self) -> Result<PacketPort, HostError> {
@@ -149,7 +211,7 @@ impl PacketDevice {
         let ring = match self.config.receive {
             Receive::Messages => None,
             Receive::Ring => {
-                let longest = self.link.mtu as usize + 14 + 4;
+                let longest = self.longest();
                 Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
             }
         };
@@ -167,7 +229,11 @@ impl PacketDevice {
             Some(port) => packet::leave_out_udp(socket.as_fd(), port).context(what)?,
             None => packet::set_deaf(socket.as_fd(), false).context(what)?,
         }
-        Ok(PacketPort {
+        Ok(self.port(socket, ring, bypass))
+    }
+
+    fn port(&self, socket: Arc<OwnedFd>, ring: Option<Ring>, bypass: bool) -> PacketPort {
+        PacketPort {
             socket,
             ring,
             info: self.port_info(),
@@ -179,7 +245,7 @@ impl PacketDevice {
             injector: self.injector.clone(),
             waiting: VecDeque::new(),
             lost: 0,
-        })
+        }
     }
 
     /// Puts all open sockets into one fanout group, if there is more than this one.
@@ -200,8 +266,30 @@ impl PacketDevice {
 }
 
 impl Device for PacketDevice {
-    fn open(&mut self, _index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
-        Ok(Box::new(self.open_port()?))
+    fn open(&mut self, _index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
+        self.opened += 1;
+        let is_grouped = self.received.len() > 1;
+        let left = self.received.iter_mut().filter_map(Option::take);
+        // The last worker also receives from the sockets that are left over.
+        let most = if self.opened >= workers { usize::MAX } else { 1 };
+        let sockets: Vec<OwnedFd> = left.take(most).collect();
+        if sockets.is_empty() {
+            return Ok(Box::new(self.open_port()?));
+        }
+        let ports = sockets.into_iter().map(|socket| self.adopt(socket, is_grouped));
+        several::join(ports.collect::<Result<_, _>>()?)
+    }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        let files: Vec<_> = self.open.iter().filter_map(|m| m.socket.upgrade()).collect();
+        let sockets = self.key().ok().map(|key| DeviceFiles { key, files });
+        sockets.into_iter().chain(self.injector.as_ref().and_then(|i| i.files())).collect()
+    }
+
+    fn leave_in_force(&mut self, stays: bool) {
+        if let Some(injector) = &self.injector {
+            injector.leave_in_force(stays);
+        }
     }
 
     fn info(&self) -> PortInfo {
@@ -213,7 +301,7 @@ impl Device for PacketDevice {
     }
 }
 
-/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+/// Initial number of slots of a call of `recvmmsg`; grows while bursts fill them.
 const FEW_SLOTS: usize = 8;
 
 /// One worker's socket on an interface.
@@ -224,11 +312,12 @@ pub struct PacketPort {
     info: PortInfo,
     /// Whether the queueing discipline is bypassed.
     bypass: bool,
-    /// Datagrams of a flow are sent together: into a pod they stay so, where a network card would have them cut again.
+    /// Datagrams of a flow are sent as one GSO packet. They stay joined on the way into a pod; for
+    /// a network card the kernel would segment them again.
     joins: bool,
-    /// How many messages the next call of `recvmmsg` offers to take.
+    /// Number of messages that the next call of `recvmmsg` can receive.
     slots: usize,
-    /// The interface is gone.
+    /// The interface was removed.
     gone: bool,
     /// UDP port of tunnels whose inner packets are merged.
     tunnel: Option<u16>,
@@ -280,6 +369,9 @@ impl PacketPort {
         let mut bytes = 0;
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(ring) = &mut self.ring else { return Ok(()) };
+            if !ring.is_ready() {
+                return Ok(());
+            }
             match ring.peek(0) {
                 None => return Ok(()),
                 Some(Frame::Whole { header, bytes: frame, vlan }) => {
@@ -362,14 +454,15 @@ impl PacketPort {
         }
     }
 
-    /// The interface went down: for good, or until it comes up again.
+    /// The interface went down: it was removed, or it may come up again.
     fn down(&mut self) -> io::Result<()> {
         self.gone |= packet::is_gone(self.socket.as_fd());
         if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
     }
 
     /// Sends from the front of `packets` until one fails for a reason that applies to the others
-    /// too. Returns a bit for each that was sent. `joined`: a bit for each that stands for several datagrams.
+    /// too. Returns a bit for each that was sent. `joined`: a bit for each that consists of several
+    /// datagrams.
     fn send(&mut self, packets: &[Packet], joined: u64) -> (u64, io::Result<()>) {
         let mut headers = [[0; VNET_HEADER]; BATCH];
         for (header, packet) in headers.iter_mut().zip(packets) {
@@ -419,8 +512,8 @@ impl PacketPort {
                 }
                 Some(libc::ENOBUFS) => return (sent, Ok(())),
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
-                // The kernel does not take them, as before Linux 6.2: each alone from now on. What comes next must not
-                // overtake them.
+                // The kernel does not accept GSO packets, as before Linux 6.2: from now on each
+                // datagram is sent alone. Later packets must not overtake these datagrams.
                 Some(libc::EINVAL) if joined >> at & 1 != 0 => {
                     self.joins = false;
                     return (sent, Ok(()));
@@ -433,7 +526,7 @@ impl PacketPort {
     }
 }
 
-/// Makes a packet of a message, in the smaller buffer if that is large enough.
+/// Makes a packet from a message, in the smaller buffer if it is large enough.
 fn take_frame(slot: Slot, pool: &mut Pool) -> Packet {
     let Slot { header, mut small, mut large, len, vlan, .. } = slot;
     let mut packet = if len <= Pool::SMALL {
@@ -514,11 +607,15 @@ impl Port for PacketPort {
         Some(self.socket.as_fd())
     }
 
+    fn hold(&mut self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn arm(&mut self) -> bool {
         if !self.waiting.is_empty() {
             return false;
         }
-        // A ring does not report an interface that went down; its socket does.
+        // A ring does not report that an interface went down; its socket does.
         if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
             return self.down().is_ok();
         }

@@ -1,21 +1,25 @@
 //! Sends tunnelled GSO packets unsegmented.
 //!
-//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP
-//! tunnel; a TAP can (Linux 6.17). So a TAP is created next to the uplink, and nf_tables forwards
-//! what is written to it directly to the uplink. The kernel segments what the uplink cannot.
-//! Nothing is received from the TAP.
+//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP tunnel; a TAP interface
+//! can (Linux 6.17). So a TAP interface is created beside the uplink, and nf_tables forwards frames that are written to
+//! it directly to the uplink. The kernel segments them if the uplink cannot. Nothing is received from the TAP
+//! interface.
 //!
-//! It is made by control threads; all ports of the uplink share it.
+//! Control threads create it; all ports of the uplink share it.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use podswitch_core::packet::{Packet, tunnel_offsets};
+use podswitch_core::port::DeviceFiles;
 use rustix::io::Errno;
 
-use super::tap::open_tun_file;
+use super::tap::{key, open_tun_file};
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::netlink::Link;
 use crate::nft::Installed;
 use crate::nft::forward::{forward, forward_by_note, remove_forward};
@@ -27,16 +31,16 @@ const TABLE_PREFIX: &str = "podswitch-";
 
 const HEADER: usize = HeaderForm::Tunnel.len();
 
-/// What a device must offload. Otherwise the kernel would segment tunnel packets one by one, which
-/// costs more than segmenting UDP (decision record 0006).
+/// The offload that a device must have. Otherwise the kernel would segment tunnel packets one by one, which costs more
+/// than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
-/// Where frames of the TAP go.
+/// Where frames of the TAP interface go.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Out of this interface.
     Interface(u32),
-    /// Where their notes say ([`forward_by_note`]).
+    /// To the link and next hop in their headers ([`forward_by_note`]).
     Note,
 }
 
@@ -60,9 +64,10 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Puts the forwarding back if somebody changed it. Returns what was put back, as words for a note.
+    /// Restores the forwarding if somebody changed it. Returns a description of each repair.
     pub(super) fn put_back(&mut self) -> Vec<String> {
-        // What cannot be found out or put back now is tried again. Without the TAP there is nothing to put back.
+        // If the query or the repair fails, it is tried again later. Without the TAP interface there is nothing to
+        // restore.
         if self.installed.is_intact().unwrap_or(true) {
             return Vec::new();
         }
@@ -80,16 +85,23 @@ impl Upkeep {
 pub(super) struct Injector {
     ns: NetNs,
     table: String,
-    queue: OwnedFd,
+    queue: Arc<OwnedFd>,
+    /// Another process goes on with it.
+    stays: AtomicBool,
 }
 
 impl Injector {
-    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing. With what keeps it up.
+    /// An injector beside the interface `uplink` of `ns`, and the value that maintains it. `None`: it would gain
+    /// nothing for this interface.
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
-    pub(super) fn open(ns: &NetNs, uplink: &Link) -> Result<Option<(Self, Upkeep)>, HostError> {
-        // Says which interface it is for, and is as long as a name may be at most.
+    /// This kernel does not support it, or privilege is missing.
+    pub(super) fn open(
+        ns: &NetNs,
+        uplink: &Link,
+        inherited: &Inherited,
+    ) -> Result<Option<(Self, Upkeep)>, HostError> {
+        // The name identifies the interface, and has at most the length of an interface name.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
         let useful = ns
@@ -101,26 +113,39 @@ impl Injector {
         if !useful {
             return Ok(None);
         }
-        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index)).map(Some)
+        Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index), inherited).map(Some)
     }
 
-    /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
+    /// For the tunnel of a UDP port in the node's own stack: frames go to the link and next hop in their headers
     /// ([`forward_by_note`]).
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
-    pub(super) fn by_note(ns: &NetNs, port: u16) -> Result<(Self, Upkeep), HostError> {
-        Self::make(ns, &format!("psu{port}"), 1500, Way::Note)
+    /// This kernel does not support it, or privilege is missing.
+    pub(super) fn by_note(
+        ns: &NetNs,
+        port: u16,
+        inherited: &Inherited,
+    ) -> Result<(Self, Upkeep), HostError> {
+        Self::make(ns, &format!("psu{port}"), 1500, Way::Note, inherited)
     }
 
-    fn make(ns: &NetNs, name: &str, mtu: u32, way: Way) -> Result<(Self, Upkeep), HostError> {
+    fn make(
+        ns: &NetNs,
+        name: &str,
+        mtu: u32,
+        way: Way,
+        inherited: &Inherited,
+    ) -> Result<(Self, Upkeep), HostError> {
         let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
-        let queue = ns.enter(|| {
-            let fd = open_tun_file()?;
-            tun::set_interface(fd.as_fd(), name, flags).context(what)?;
-            Ok::<_, HostError>(fd)
-        })??;
+        let queue = match inherited.take(&key(ns, name)?).into_iter().next() {
+            Some(queue) => queue,
+            None => ns.enter(|| {
+                let fd = open_tun_file()?;
+                tun::set_interface(fd.as_fd(), name, flags).context(what)?;
+                Ok::<_, HostError>(fd)
+            })??,
+        };
         tun::set_header_len(queue.as_fd(), HEADER as i32).context(what)?;
         let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
         let udp = tun::TUN_F_USO4 | tun::TUN_F_USO6;
@@ -132,13 +157,29 @@ impl Injector {
         if link.mtu != mtu {
             netlink.set_mtu(link.index, mtu)?;
         }
-        let injector = Self { ns: ns.clone(), table: format!("{TABLE_PREFIX}{name}"), queue };
-        // Before it is switched on: nothing is ever to get from it into the stack.
+        let injector = Self {
+            ns: ns.clone(),
+            table: format!("{TABLE_PREFIX}{name}"),
+            queue: Arc::new(queue),
+            stays: AtomicBool::new(inherited.has_predecessor()),
+        };
+        // Installed before the interface is brought up, because nothing may ever enter the stack from it.
         let installed = way.install(ns, &injector.table, name)?;
         netlink.set_up(link.index)?;
         let table = injector.table.clone();
         let upkeep = Upkeep { ns: ns.clone(), table, from: name.to_owned(), way, installed };
         Ok((injector, upkeep))
+    }
+
+    /// The file by which another process goes on with it.
+    pub(super) fn files(&self) -> Option<DeviceFiles> {
+        let key = key(&self.ns, self.name()).ok()?;
+        Some(DeviceFiles { key, files: vec![Arc::clone(&self.queue)] })
+    }
+
+    /// Says whether the forwarding stays when this is dropped: another process goes on with it.
+    pub(super) fn leave_in_force(&self, stays: bool) {
+        self.stays.store(stays, Ordering::Relaxed);
     }
 
     /// The TAP's name.
@@ -168,7 +209,10 @@ impl Injector {
 
 impl Drop for Injector {
     fn drop(&mut self) {
-        // At worst an empty table is left; there is no caller to report to.
+        if self.stays.load(Ordering::Relaxed) {
+            return;
+        }
+        // In the worst case an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }
 }

@@ -2,9 +2,9 @@
 //! are attached by TAP by default.
 //!
 //! Each frame has a virtio-net header (12 bytes), so that checksums and segmentation can stay
-//! offloaded from pod to pod. `read` and `write` in bursts measured best (decision record 0004). A
-//! persistent device outlives the switch: the interface with its addresses and routes stays as it
-//! is and a new switch attaches to it.
+//! offloaded from pod to pod. `read` and `write` in bursts had the best results (decision record
+//! 0004). A persistent device outlives the switch: the interface keeps its addresses and routes,
+//! and a new switch attaches to it.
 //!
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is [`attach`](crate::attach).
@@ -14,24 +14,26 @@ mod losses;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{
     BATCH, Batch, MAX_UDP_HEADERS, Offload, Packet, Pool, SizeClass, UdpRun, UdpRuns,
 };
-use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use podswitch_wire::addr::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use self::losses::{LossCounter, Losses};
+use super::several;
 use super::virtio::{self, HeaderForm};
+use crate::handover::Inherited;
 use crate::sys::tun;
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// The device file that TAPs are made with.
+/// The device file for TAP interfaces.
 const TUN_FILE: &str = "/dev/net/tun";
 
 /// Length of the header in front of each frame.
@@ -50,24 +52,33 @@ pub struct TapConfig {
     pub mac: Option<Mac>,
     /// Its MTU, in bytes.
     pub mtu: u32,
-    /// One queue for each worker. Otherwise worker 0 receives for all.
+    /// One queue for each worker. Otherwise worker 0 receives for all workers.
     pub multi_queue: bool,
-    /// It outlives the switch.
+    /// The interface outlives the switch.
     pub persistent: bool,
+    /// If its queues are among these, it is not opened: another process has it open, and goes on until this one does.
+    pub inherited: Inherited,
 }
 
 impl TapConfig {
     /// A device with that name for one worker, with MTU 1500, removed when the switch ends.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), mac: None, mtu: 1500, multi_queue: false, persistent: false }
+        Self {
+            name: name.into(),
+            mac: None,
+            mtu: 1500,
+            multi_queue: false,
+            persistent: false,
+            inherited: Inherited::default(),
+        }
     }
 }
 
 /// Whether this process may create TAPs.
 ///
 /// # Errors
-/// The device file is missing, or not open to this user; ports can be veth pairs with `AF_PACKET`
-/// instead.
+/// The device file is missing, or this user may not open it. Ports can be veth pairs with
+/// `AF_PACKET` instead.
 pub fn is_available() -> Result<(), HostError> {
     open_tun_file().map(drop)
 }
@@ -83,10 +94,27 @@ pub struct TapDevice {
     was_there: bool,
     multi_queue: bool,
     uso: bool,
-    /// Reads what the kernel dropped. `None`: it does not say, and losses are not counted.
+    /// Reads the number of frames that the kernel dropped. `None`: the kernel does not report it,
+    /// and losses are not counted.
     counter: Option<LossCounter>,
-    /// With one queue: what all ports share. With several: the first, until a port takes it.
+    /// With one queue: the queue that all ports share. With several: the first one, until a port
+    /// takes it.
     queue: Option<Arc<OwnedFd>>,
+    /// Further queues that another process handed over, until ports take them.
+    further: Vec<Option<Arc<OwnedFd>>>,
+    /// All open queues.
+    open: Vec<Weak<OwnedFd>>,
+    /// How many ports were opened.
+    opened: usize,
+}
+
+/// A queue, and what is known of its interface.
+struct FirstQueue {
+    queue: OwnedFd,
+    multi_queue: bool,
+    uso: bool,
+    /// Those that came with it.
+    further: Vec<OwnedFd>,
 }
 
 impl TapDevice {
@@ -105,7 +133,8 @@ impl TapDevice {
             let reason = format!("an interface of kind {kind} has that name");
             return Err(HostError::invalid(what(), reason));
         }
-        let (queue, multi_queue, uso) = Self::first_queue(ns, config, before.is_some())?;
+        let FirstQueue { queue, multi_queue, uso, further } =
+            Self::first_queue(ns, config, before.is_some())?;
         tun::set_persistent(queue.as_fd(), config.persistent).context(what)?;
         let link = netlink.link(&config.name)?;
         if let Some(mac) = config.mac.filter(|mac| Some(*mac) != link.mac) {
@@ -125,6 +154,9 @@ impl TapDevice {
             uso,
             counter: LossCounter::new(netlink, link.index),
             queue: Some(Arc::new(queue)),
+            further: further.into_iter().map(|queue| Some(Arc::new(queue))).collect(),
+            open: Vec::new(),
+            opened: 0,
         })
     }
 
@@ -133,14 +165,26 @@ impl TapDevice {
         ns: &NetNs,
         config: &TapConfig,
         is_there: bool,
-    ) -> Result<(OwnedFd, bool, bool), HostError> {
+    ) -> Result<FirstQueue, HostError> {
+        let mut files = config.inherited.take(&key(ns, &config.name)?).into_iter();
+        if let Some(queue) = files.next() {
+            let what = || format!("go on with TAP {} in {ns}", config.name);
+            let (name, flags) = tun::interface(queue.as_fd()).context(what)?;
+            if name != config.name {
+                return Err(HostError::invalid(what(), format!("it is a queue of {name}")));
+            }
+            let multi_queue = flags & tun::IFF_MULTI_QUEUE != 0;
+            let uso = set_up(&queue).context(what)?;
+            return Ok(FirstQueue { queue, multi_queue, uso, further: files.collect() });
+        }
         let wanted = config.multi_queue;
-        match attach(ns, &config.name, wanted) {
+        let (queue, multi_queue, uso) = match attach(ns, &config.name, wanted) {
             Err(error) if is_there && error.raw_os_error() == Some(libc::EINVAL) => {
                 attach(ns, &config.name, !wanted).map(|(fd, uso)| (fd, !wanted, uso))
             }
             result => result.map(|(fd, uso)| (fd, wanted, uso)),
-        }
+        }?;
+        Ok(FirstQueue { queue, multi_queue, uso, further: Vec::new() })
     }
 
     /// The interface's index in its namespace.
@@ -153,7 +197,7 @@ impl TapDevice {
         self.mac
     }
 
-    /// Whether the interface existed before: an earlier run left it.
+    /// Whether an earlier run had left the interface.
     pub fn was_there(&self) -> bool {
         self.was_there
     }
@@ -163,7 +207,7 @@ impl TapDevice {
         self.multi_queue
     }
 
-    /// Removes the interface, also a persistent one.
+    /// Removes the interface, even if it is persistent.
     ///
     /// # Errors
     /// It does not exist, or cannot be removed.
@@ -184,8 +228,9 @@ impl TapDevice {
     /// The descriptor for worker `index`, and whether it receives.
     fn queue_for(&mut self, index: usize) -> Result<(Arc<OwnedFd>, bool), HostError> {
         if self.multi_queue {
-            let queue = match self.queue.take() {
-                Some(first) => first,
+            let mut further = self.further.iter_mut();
+            let queue = match self.queue.take().or_else(|| further.find_map(Option::take)) {
+                Some(queue) => queue,
                 None => Arc::new(attach(&self.ns, &self.name, true)?.0),
             };
             return Ok((queue, true));
@@ -200,11 +245,31 @@ impl TapDevice {
 }
 
 impl Device for TapDevice {
-    fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
+    fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
         let (queue, receives) = self.queue_for(index)?;
-        let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
-        let (info, joins) = (self.port_info(), self.uso);
-        Ok(Box::new(TapPort { queue, receives, losses, backlog: 0, joins, info }))
+        // The last worker also receives from the queues that are left over.
+        self.opened += 1;
+        let is_last = receives && self.opened >= workers;
+        let left = self.further.iter_mut().filter(|_| is_last).filter_map(Option::take);
+        let queues: Vec<_> = std::iter::once(queue).chain(left).collect();
+        self.open.retain(|queue| queue.strong_count() > 0);
+        self.open.extend(queues.iter().map(Arc::downgrade));
+        let port = |queue| {
+            let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
+            let (info, joins) = (self.port_info(), self.uso);
+            TapPort { queue, receives, losses, backlog: 0, joins, info }
+        };
+        several::join(queues.into_iter().map(port).collect())
+    }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        let mut files: Vec<Arc<OwnedFd>> = self.open.iter().filter_map(Weak::upgrade).collect();
+        // Ports may share one.
+        files.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        match key(&self.ns, &self.name) {
+            Ok(key) if !files.is_empty() => vec![DeviceFiles { key, files }],
+            _ => Vec::new(),
+        }
     }
 
     fn info(&self) -> PortInfo {
@@ -231,27 +296,39 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
         flags |= tun::IFF_MULTI_QUEUE;
     }
     let what = || format!("attach to TAP {name} in {ns}");
-    // The file belongs to the namespace that it is opened in.
+    // The file belongs to the namespace in which it is opened.
     let fd = ns.enter(|| {
         let fd = open_tun_file()?;
         tun::set_interface(fd.as_fd(), name, flags).context(what)?;
         Ok::<_, HostError>(fd)
     })??;
-    tun::set_header_len(fd.as_fd(), HEADER as i32).context(what)?;
+    let uso = set_up(&fd).context(what)?;
+    Ok((fd, uso))
+}
+
+/// Sets what a queue needs. Returns whether the kernel supports UDP segmentation.
+fn set_up(queue: &OwnedFd) -> io::Result<bool> {
+    tun::set_header_len(queue.as_fd(), HEADER as i32)?;
     let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
     let uso = tun::TUN_F_USO4 | tun::TUN_F_USO6;
-    // UDP segmentation came with Linux 6.2.
-    if tun::set_offloads(fd.as_fd(), tcp | uso).is_ok() {
-        return Ok((fd, true));
+    // Linux 6.2 introduced UDP segmentation.
+    if tun::set_offloads(queue.as_fd(), tcp | uso).is_ok() {
+        return Ok(true);
     }
-    tun::set_offloads(fd.as_fd(), tcp).context(what)?;
-    Ok((fd, false))
+    tun::set_offloads(queue.as_fd(), tcp)?;
+    Ok(false)
+}
+
+/// Says which interface it is, to this process and to another one.
+pub(super) fn key(ns: &NetNs, name: &str) -> Result<String, HostError> {
+    let (device, inode) = ns.id()?;
+    Ok(format!("tap {device}:{inode} {name}"))
 }
 
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
 /// 500 or more (txqueuelen, 1000 by default).
 const BACKLOG: usize = 500;
-/// A queue that never gets empty is reported once in so many frames.
+/// If a queue never becomes empty, it is reported once per this number of frames.
 const LONG_BACKLOG: usize = 8192;
 
 /// One worker's queue of a TAP.
@@ -260,21 +337,21 @@ pub struct TapPort {
     queue: Arc<OwnedFd>,
     receives: bool,
     losses: Option<Arc<Losses>>,
-    /// Frames received since the queue was empty, or was reported to be full.
+    /// Frames received since the queue was empty, or was reported as full.
     backlog: usize,
     /// Consecutive datagrams of a flow are written as one GSO packet.
     joins: bool,
     info: PortInfo,
 }
 
-/// Which packets of a burst were written, a bit for each; and why the others were not.
+/// A bit for each packet of a burst that was written; and why the others were not.
 struct Written {
     done: u64,
     result: io::Result<()>,
 }
 
 impl TapPort {
-    /// Notes that a burst was received, after which the queue was empty or not.
+    /// Records that a burst was received, after which the queue was empty or not.
     fn burst(&mut self, received: usize, is_empty: bool) {
         self.backlog += received;
         let was_full = self.backlog >= if is_empty { BACKLOG } else { LONG_BACKLOG };
@@ -329,9 +406,10 @@ impl TapPort {
                         done = run.members().fold(done, |done, member| done | 1 << member);
                         continue;
                     }
-                    // The kernel does not take such packets, whatever it said: each alone from now on.
+                    // The kernel does not accept such packets although it reported support: from
+                    // now on each datagram is written alone.
                     Err(Errno::INVAL) => self.joins = false,
-                    // Memory for one datagram may be had.
+                    // There may be enough memory for one datagram.
                     Err(_) => {}
                 }
             }
@@ -366,8 +444,8 @@ impl TapPort {
     }
 }
 
-/// Whether a failed write ends the burst: the queue is full, or the device is gone. Otherwise it is down or refuses
-/// this frame; others may pass.
+/// Whether a failed write ends the burst: the queue is full, or the device no longer exists.
+/// Otherwise the interface is down or refuses this frame, and others may pass.
 fn ends_burst(errno: Errno) -> Option<io::Result<()>> {
     match errno {
         Errno::AGAIN => Some(Ok(())),
@@ -393,14 +471,15 @@ impl Port for TapPort {
         }
         let before = batch.len();
         let mut bytes = 0;
-        // Taken from the pool for each burst rather than kept: all ports of a worker share the
-        // cached ones. Without one that is long enough for any frame nothing is read, since the
-        // frame would be truncated.
+        // Taken from the pool for each burst and not kept, because all ports of a worker share the
+        // buffers that are in the cache. Without a buffer that is long enough for any frame,
+        // nothing is read, since the frame would be truncated.
         let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
         let (mut failure, mut is_empty) = (None, false);
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
-            // Into one buffer, which costs the kernel less than several; short frames are copied.
+            // Reads into one buffer, which costs the kernel less than several; short frames are
+            // copied.
             match rustix::io::read(&self.queue, large.spare_mut()) {
                 Ok(len) if len <= HEADER + Pool::SMALL => {
                     let read = &large.spare_mut()[..len.max(HEADER)];
@@ -477,7 +556,7 @@ impl Port for TapPort {
 
     fn take_lost(&mut self) -> u64 {
         let Some(losses) = &self.losses else { return 0 };
-        // Read first: the line stays in all workers' caches while nothing is lost.
+        // Read first: the cache line stays in all workers' caches while nothing is lost.
         if losses.uncounted.load(Relaxed) == 0 { 0 } else { losses.uncounted.swap(0, Relaxed) }
     }
 

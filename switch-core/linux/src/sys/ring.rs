@@ -16,6 +16,8 @@ const TP_STATUS_COPY: u32 = 1 << 1;
 /// Bytes that the kernel uses in each slot before the frame: its own header, the sender's address,
 /// the virtio-net header, and padding.
 const SLOT_OVERHEAD: usize = 96;
+/// Bytes that the kernel allocates at once.
+const BLOCK: usize = 1 << 16;
 
 /// Length of `struct tpacket2_hdr`.
 const HEADER: usize = size_of::<libc::tpacket2_hdr>();
@@ -27,6 +29,8 @@ pub(crate) struct Ring {
     slot: usize,
     slots: usize,
     next: usize,
+    /// Another process used the ring before: where the oldest frame is shows when there is one.
+    is_found: bool,
 }
 
 // SAFETY: the mapping is owned by this value alone and usable from any thread; what the kernel
@@ -55,9 +59,7 @@ impl Ring {
     /// Gives `socket` a ring of `slots` slots (a power of two) for frames of up to `longest`
     /// bytes, and maps it.
     pub(crate) fn new(socket: BorrowedFd<'_>, slots: usize, longest: usize) -> io::Result<Self> {
-        const BLOCK: usize = 1 << 16;
-        let slot = (longest + SLOT_OVERHEAD).next_power_of_two().clamp(1 << 11, BLOCK);
-        let slots = slots.next_power_of_two().max(BLOCK / slot);
+        let (slot, slots) = Self::size(slots, longest);
         let request = libc::tpacket_req {
             tp_block_size: BLOCK as u32,
             tp_block_nr: (slots * slot / BLOCK) as u32,
@@ -67,6 +69,23 @@ impl Ring {
         packet::set_ring_version(socket)?;
         packet::set_copy_threshold(socket)?;
         packet::set_ring(socket, &request)?;
+        Self::map(socket, slot, slots, true)
+    }
+
+    /// The ring that another process gave `socket` with the same arguments, which it does not use any more when the first
+    /// frame is read here.
+    pub(crate) fn adopt(socket: BorrowedFd<'_>, slots: usize, longest: usize) -> io::Result<Self> {
+        let (slot, slots) = Self::size(slots, longest);
+        Self::map(socket, slot, slots, false)
+    }
+
+    /// Bytes of a slot, and number of slots.
+    pub(crate) fn size(slots: usize, longest: usize) -> (usize, usize) {
+        let slot = (longest + SLOT_OVERHEAD).next_power_of_two().clamp(1 << 11, BLOCK);
+        (slot, slots.next_power_of_two().max(BLOCK / slot))
+    }
+
+    fn map(socket: BorrowedFd<'_>, slot: usize, slots: usize, is_found: bool) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice, of the length that the
         // ring was made with; nothing else refers to it.
         let memory = unsafe {
@@ -83,7 +102,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { memory, slot, slots, next: 0 })
+        Ok(Self { memory, slot, slots, next: 0, is_found })
     }
 
     fn status(&self, index: usize) -> &AtomicU32 {
@@ -93,12 +112,44 @@ impl Ring {
         unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(offset).cast()) }
     }
 
-    /// The frame that is `ahead` frames behind the oldest not yet released, if it is there.
+    /// Finds the oldest frame of a ring that another process used. The kernel fills slots in order, so the oldest frame
+    /// follows an empty slot; if none is empty, it is the one with the earliest time. Returns whether there is any frame.
+    #[cold]
+    fn find(&mut self) -> bool {
+        let is_there =
+            |index: usize| self.status(index).load(Ordering::Acquire) & TP_STATUS_USER != 0;
+        let Some(some) = (0..self.slots).find(|&index| is_there(index)) else { return false };
+        let after_empty =
+            (some..some + self.slots).find(|&i| is_there(i) && !is_there(i + self.slots - 1));
+        let first = after_empty.or_else(|| (0..self.slots).min_by_key(|&index| self.time(index)));
+        self.next = first.unwrap_or(some) & (self.slots - 1);
+        self.is_found = true;
+        true
+    }
+
+    /// When the kernel received the frame in a slot that has one.
+    fn time(&self, index: usize) -> (u32, u32) {
+        let offset = (index & (self.slots - 1)) * self.slot;
+        // SAFETY: as in `peek`.
+        let slot = unsafe { slice::from_raw_parts(self.memory.as_ptr().add(offset), self.slot) };
+        let word =
+            |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
+        // tp_sec and tp_nsec.
+        (word(16), word(20))
+    }
+
+    /// Makes sure that the oldest frame is known. Returns whether there may be one.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.is_found || self.find()
+    }
+
+    /// The frame that is `ahead` frames behind the oldest one not yet released; `None` if it has
+    /// not arrived.
     pub(crate) fn peek(&self, ahead: usize) -> Option<Frame<'_>> {
         if ahead >= self.slots {
             return None;
         }
-        // Acquire: what the kernel wrote before the status is seen.
+        // Acquire: everything that the kernel wrote before the status is visible.
         let status = self.status(self.next + ahead).load(Ordering::Acquire);
         if status & TP_STATUS_USER == 0 {
             return None;
@@ -116,14 +167,14 @@ impl Ring {
     /// Gives the oldest `count` frames back to the kernel.
     pub(crate) fn release(&mut self, count: usize) {
         for _ in 0..count {
-            // Release: our reading is over before the kernel writes.
+            // Release: our reads are complete before the kernel writes.
             self.status(self.next).store(TP_STATUS_KERNEL, Ordering::Release);
             self.next = (self.next + 1) & (self.slots - 1);
         }
     }
 }
 
-/// Reads one slot. The kernel is trusted with what it writes, but not with memory safety.
+/// Reads one slot. The kernel's data is trusted, but memory safety does not depend on it.
 fn read(slot: &[u8], status: u32) -> Frame<'_> {
     let word = |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
     let half = |at: usize| u16::from_ne_bytes([slot[at], slot[at + 1]]);

@@ -24,6 +24,7 @@ pub(crate) const TUN_F_UDP_TUNNEL_GSO_CSUM: u32 = 0x100;
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
 const TUNSETVNETHDRSZ: libc::c_ulong = 0x4004_54d8;
 
 /// `struct ifreq` as `TUNSETIFF` reads it: the name and the flags.
@@ -49,6 +50,15 @@ pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: i16) -> io::
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `request` is as long as.
     check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETIFF as _, &raw mut request) }).map(drop)
+}
+
+/// The name of the interface that an open tun file is a queue of, and its flags.
+pub(crate) fn interface(tun: BorrowedFd<'_>) -> io::Result<(String, i16)> {
+    let mut request = IfReqFlags { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    // SAFETY: TUNGETIFF writes one `struct ifreq`, which `request` is as long as.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), TUNGETIFF as _, &raw mut request) })?;
+    let name = request.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok((String::from_utf8_lossy(name).into_owned(), request.flags))
 }
 
 /// Sets whether the device outlives its last descriptor.

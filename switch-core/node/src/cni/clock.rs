@@ -13,7 +13,7 @@ pub(super) fn since_boot() -> Duration {
 }
 
 /// ID of this boot of the machine.
-pub(super) fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     // A container may not have access to it. Leases on tmpfs do not survive a reboot anyway.
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()

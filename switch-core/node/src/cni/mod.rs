@@ -38,6 +38,7 @@ mod verbs;
 mod version;
 
 pub use agent::{Agent, AgentOptions, COOL_DOWN};
+pub(crate) use clock::boot_id;
 pub use cluster_view::{ClusterView, PodFacts, PodListener, ViewError};
 pub use config::{IpamResult, PortMapping};
 pub use directory::PodDirectory;

@@ -37,6 +37,11 @@ impl KernelRoutes {
         Self { namespace, in_force: HashSet::new(), reporter }
     }
 
+    /// Leaves the routes in force when this is dropped: another process has them too.
+    pub(super) fn leave_in_force(&mut self) {
+        self.in_force.clear();
+    }
+
     /// Updates the routes for a configuration. Failures are reported.
     pub(super) fn follow(&mut self, view: View<'_>, remote: RemotePods) {
         let mut wanted = HashSet::new();

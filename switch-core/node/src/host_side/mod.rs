@@ -71,6 +71,8 @@ pub(crate) struct HostSide {
     replaced: Vec<PortId>,
     mtu: u16,
     masquerade: Option<(Masquerade, MasqueradeConfig)>,
+    /// Masquerading is a predecessor's, to be replaced by the next rules.
+    replaces_masquerade: bool,
     services: ServiceSide,
     node_routes: KernelRoutes,
     /// Ranges and addresses of Services that are routed to the switch.
@@ -107,6 +109,7 @@ impl HostSide {
             node_addresses: present_addresses(settings, config)?,
             gateway: config.node.gateway,
             destinations: local_pods.clone(),
+            inherited: settings.inherited.clone(),
             ..HostPortConfig::default()
         };
         let namespace = &settings.namespace;
@@ -119,8 +122,10 @@ impl HostSide {
         };
         let port = control.attach(device)?;
         control.name_port(port, PORT_NAME);
+        let takes_over = settings.inherited.has_predecessor();
         let masquerade = match settings.masquerade {
             Masquerading::Off | Masquerading::Switch { .. } => None,
+            Masquerading::Kernel if takes_over => None,
             Masquerading::Kernel => {
                 let pods = Lists { local: local_pods, ..Lists::default() };
                 let rules = masquerade_rules(settings, &pods, RemotePods::NotOurs);
@@ -128,6 +133,7 @@ impl HostSide {
             }
         };
         let services = match settings.beside_kube_proxy {
+            _ if takes_over => ServiceSide::of_predecessor(namespace, reporter),
             false => ServiceSide::open(namespace, config.node.gateway, reporter),
             true => ServiceSide::beside_kube_proxy(namespace, reporter),
         };
@@ -136,6 +142,7 @@ impl HostSide {
             replaced: Vec::new(),
             mtu: DEFAULT_MTU,
             masquerade,
+            replaces_masquerade: false,
             services,
             node_routes: KernelRoutes::new(namespace, reporter),
             service_ranges: Vec::new(),
@@ -213,6 +220,11 @@ impl HostSide {
         // If one fails, the others are still updated.
         let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
         let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
+        if self.replaces_masquerade && behind.pods {
+            let rules = masquerade_rules(settings, pods, remote);
+            self.masquerade = Some((Masquerade::install(&settings.namespace, &rules)?, rules));
+            self.replaces_masquerade = false;
+        }
         let masqueraded = match &mut self.masquerade {
             Some((masquerade, in_force)) if behind.pods => {
                 let rules = masquerade_rules(settings, pods, remote);
@@ -341,6 +353,40 @@ impl HostSide {
         match &mut self.side {
             Side::Tap(side) => side.leave_in_force(),
             Side::Veth(side) => side.leave_in_force(),
+        }
+    }
+
+    /// Whether another process can go on with it.
+    pub(crate) fn can_be_handed_over(&self) -> bool {
+        matches!(self.side, Side::Tap(_))
+    }
+
+    /// The predecessor has let go of the node's kernel. Masquerading and steering follow with the next
+    /// [`follow`](Self::follow).
+    pub(crate) fn adopt(&mut self, settings: &Settings, config: &Config) -> Result<(), HostError> {
+        let (namespace, reporter) = (&settings.namespace, &self.reporter);
+        self.replaces_masquerade = matches!(settings.masquerade, Masquerading::Kernel);
+        self.services = match settings.beside_kube_proxy {
+            false => ServiceSide::open(namespace, config.node.gateway, reporter),
+            true => ServiceSide::beside_kube_proxy(namespace, reporter),
+        };
+        match &mut self.side {
+            Side::Tap(side) => side.adopt(),
+            Side::Veth(_) => Ok(()),
+        }
+    }
+
+    /// Leaves everything in force when this is dropped: another process has the interface, and replaces the rest.
+    pub(crate) fn hand_over(&mut self) {
+        self.leave_in_force();
+        self.node_routes.leave_in_force();
+        if let Side::Tap(side) = &mut self.side {
+            side.share();
+        }
+        if let Some((masquerade, rules)) = &mut self.masquerade
+            && let Err(error) = masquerade.leave_in_force(rules)
+        {
+            self.reporter.failure(Failure::HostSide(error));
         }
     }
 

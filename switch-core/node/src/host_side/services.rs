@@ -58,6 +58,19 @@ impl ServiceSide {
         }
     }
 
+    /// For a node that is being taken over: all of this is still the predecessor's.
+    pub(super) fn of_predecessor(namespace: &NetNs, reporter: &Reporter) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            steering: None,
+            planned: None,
+            health: None,
+            reported: BTreeSet::new(),
+            reporter: reporter.clone(),
+            reserved: None,
+        }
+    }
+
     /// For a node where kube-proxy implements Services: only the ports of source NAT are reserved.
     pub(super) fn beside_kube_proxy(namespace: &NetNs, reporter: &Reporter) -> Self {
         // What an earlier run steered is kube-proxy's now. Usually there is nothing, and without nf_tables never.

@@ -54,10 +54,12 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// A control plane with its connections in `folder`. Without a folder, or if it cannot be used,
+    /// A control plane with its connections in `folder`. `takes_over`: earlier connections are still in use by a running
+    /// switch, and are read later ([`load`](Self::load)). Without a folder, or if it cannot be used,
     /// connections live in this process only; the latter is reported.
     pub(crate) fn open(
         folder: Option<&Path>,
+        takes_over: bool,
         options: Options,
         reporter: &Reporter,
     ) -> (ControlPlane, Option<Self>) {
@@ -79,6 +81,7 @@ impl Kept {
                 return (ControlPlane::new(options), None);
             }
         };
+        let saved = if takes_over { Vec::new() } else { saved };
         let read = saved.into_iter().filter_map(|memory| {
             Saved::read(memory).inspect_err(|error| refused(error.to_string())).ok()
         });
@@ -101,6 +104,26 @@ impl Kept {
         (control, Some(kept))
     }
 
+    /// Reads the connections of the switch that is taken over, which does not change them any more.
+    pub(crate) fn load(&mut self) {
+        let (files, reporter) = (&self.files, &self.reporter);
+        let read = files.read_earlier().into_iter().filter_map(|memory| {
+            let refused = |error: &_| reporter.failure(not_kept(error));
+            Saved::read(memory).inspect_err(refused).ok()
+        });
+        self.saved = read.collect();
+    }
+
+    /// A running switch goes on: removes this run's file of connections, and leaves everything else.
+    pub(crate) fn abandon(self) {
+        self.files.abandon();
+    }
+
+    /// A switch that was to take over does not: removes its file of connections.
+    pub(crate) fn forget_successor(&self) {
+        self.files.remove_later();
+    }
+
     /// Whether connections of earlier runs wait to be restored.
     pub(crate) fn has_saved(&self) -> bool {
         !self.saved.is_empty()
@@ -118,11 +141,15 @@ impl Kept {
     }
 
     /// The first state is in force: opens all connections that can be opened, and says so; takes up what earlier runs have
-    /// learnt. Returns what they have counted.
-    pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant) -> Totals {
+    /// learnt. Returns what they have counted. `is_known`: false if the earlier run was of another version, so that only
+    /// connections are read.
+    pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant, is_known: bool) -> Totals {
         self.start_connections(control, now);
         self.save_at = Some(now + SAVE_INTERVAL);
         self.pods_until = Some(now + RESTORE_TIMEOUT);
+        if !is_known {
+            return Totals::default();
+        }
         let refused = |what: &str, error: envelope::Unusable| {
             self.reporter.failure(Failure::NotRestored(format!("{what}: {error}")));
         };
@@ -270,4 +297,8 @@ impl Kept {
             Err(_) => {}
         }
     }
+}
+
+fn not_kept(error: &impl std::fmt::Display) -> Failure {
+    Failure::ConnectionsNotKept(error.to_string())
 }

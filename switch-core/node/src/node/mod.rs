@@ -6,6 +6,7 @@
 
 mod changes;
 mod counts;
+mod handover;
 mod publish;
 mod reconcile;
 mod request;
@@ -45,6 +46,7 @@ use crate::state::{Desired, State, StateChanges};
 use crate::stats::{PortKinds, Stats};
 use crate::totals::Totals;
 use crate::underlay::Underlay;
+use handover::Ownership;
 use request::Published;
 
 /// Timeout for the workers' acknowledgement of a new state.
@@ -99,6 +101,8 @@ pub struct Node {
     reconcile_at: Instant,
     /// Ports changed, and no state that names them is in force yet.
     is_unpublished: bool,
+    /// Whose the devices and the kernel are.
+    ownership: Ownership,
     /// Connections that outlive the process.
     kept: Option<Kept>,
     /// What the node's kernel does not have yet of the published state.
@@ -140,7 +144,9 @@ impl Node {
             cluster_cidrs,
             underlay: options.underlay,
             lenient: options.lenient,
+            inherited: options.inherited,
         };
+        let takes_over = settings.inherited.has_predecessor();
         let switch_options = Options {
             limits: options.limits,
             pinning: options.pinning,
@@ -149,10 +155,10 @@ impl Node {
         };
         let state = state.into();
         let folder = options.keep_connections.as_deref();
-        let (mut control, kept) = Kept::open(folder, switch_options, &reporter);
+        let (mut control, kept) = Kept::open(folder, takes_over, switch_options, &reporter);
         control.set_workers(settings.workers)?;
         let is_restart = kept.as_ref().is_some_and(Kept::has_saved);
-        if is_restart {
+        if is_restart || takes_over {
             // No segment may meet the switch before its connection is open again.
             control.hold_workers(true);
         }
@@ -193,6 +199,7 @@ impl Node {
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             clock,
             is_unpublished: false,
+            ownership: if takes_over { Ownership::Predecessor } else { Ownership::Own },
             kept,
             behind: Behind::default(),
             reported: None,
@@ -202,15 +209,19 @@ impl Node {
                 Some(error) => Err(error.clone().into()),
                 None => Ok(()),
             });
-        if let (Ok(()), Some(kept)) = (&started, &mut node.kept) {
-            node.earlier = kept.start(&node.control, node.clock.now());
-            node.pods.restore_counts(node.earlier.take_pods());
+        if !takes_over {
+            if let (Ok(()), Some(kept)) = (&started, &mut node.kept) {
+                node.earlier = kept.start(&node.control, node.clock.now(), true);
+                node.pods.restore_counts(node.earlier.take_pods());
+            }
+            node.control.hold_workers(false);
         }
-        node.control.hold_workers(false);
         node.deliver_events();
         match started {
             Ok(()) => {
-                HostSide::ask_lost_clients(&node.settings, &node.control);
+                if !takes_over {
+                    HostSide::ask_lost_clients(&node.settings, &node.control);
+                }
                 Ok(node)
             }
             Err(error) => {
@@ -428,6 +439,12 @@ impl Node {
     }
 
     fn end(self, interfaces: PodInterfaces, node_side: NodeSide) -> Result<(), HostError> {
+        let is_own = self.ownership == Ownership::Own;
+        // Another process goes on, or has begun to.
+        let (interfaces, node_side) = match is_own {
+            true => (interfaces, node_side),
+            false => (PodInterfaces::Keep, NodeSide::Keep),
+        };
         let Self {
             mut control, pods, mut host, underlay, added, reporter, mut sink, mut kept, ..
         } = self;
@@ -439,7 +456,7 @@ impl Node {
         // Workers hand over what they have counted when they stop. There is no device to open for others.
         let workers = control.workers().cloned().collect();
         let _ = control.set_workers(0);
-        if let (Some(kept), PodInterfaces::Keep) = (&mut kept, interfaces) {
+        if let (Some(kept), PodInterfaces::Keep, true) = (&mut kept, interfaces, is_own) {
             let mut stats = Stats::of_workers(&workers, &self.port_kinds);
             self.earlier.add_to(&mut stats);
             let list = PodInfo::list(&control, &workers, &pods);
@@ -456,6 +473,15 @@ impl Node {
         match node_side {
             NodeSide::Remove => underlay.stop(),
             NodeSide::Keep => host.leave_in_force(),
+        }
+        match self.ownership {
+            Ownership::Successor => host.hand_over(),
+            Ownership::Predecessor => {
+                if let Some(kept) = kept.take() {
+                    kept.abandon();
+                }
+            }
+            Ownership::Own | Ownership::Forwarding => {}
         }
         drop(host);
         let result = match interfaces {

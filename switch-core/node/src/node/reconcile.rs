@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 
+use super::handover::Ownership;
 use super::request::Request;
 use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
@@ -18,6 +19,9 @@ use crate::view::View;
 
 impl Node {
     pub(super) fn poll_parts(&mut self) -> Result<Duration, NodeError> {
+        if self.ownership == Ownership::Successor {
+            return Ok(RECONCILE_INTERVAL);
+        }
         let has_changed = self.underlay.has_changed();
         if has_changed {
             let changed = self.reconcile_ports(Vec::new(), &mut Request::none());

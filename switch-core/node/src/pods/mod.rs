@@ -21,6 +21,7 @@ use podswitch_linux::attach::{
     PodInterface, TapOptions, attach_tap, attach_veth, detach_veth, switch_interface,
     switch_namespace,
 };
+use podswitch_linux::handover::Inherited;
 use podswitch_linux::netlink::Link;
 use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
@@ -97,6 +98,7 @@ pub(crate) struct Pods {
     node: String,
     node_namespace: NetNs,
     multi_queue: bool,
+    inherited: Inherited,
     switch_namespace: Option<NetNs>,
     /// Whether the switch's namespace has a name to be removed with the switch.
     named: bool,
@@ -118,6 +120,7 @@ impl Pods {
             node: settings.name.clone(),
             node_namespace: settings.namespace.clone(),
             multi_queue: settings.workers > 1,
+            inherited: settings.inherited.clone(),
             switch_namespace: settings.switch_namespace.clone(),
             named: false,
             attached: HashMap::new(),
@@ -127,6 +130,11 @@ impl Pods {
             failures: HashMap::new(),
             reporter: reporter.clone(),
         }
+    }
+
+    /// There is no predecessor any more.
+    pub(crate) fn forget_inherited(&mut self) {
+        self.inherited = Inherited::default();
     }
 
     /// The port of a pod.
@@ -436,13 +444,15 @@ impl Pods {
         let interface = interface_of(pod, self.mtu);
         match pod.kind {
             InterfaceKind::Tap => {
-                let options = TapOptions { persistent: true, multi_queue: self.multi_queue };
+                let (multi_queue, inherited) = (self.multi_queue, self.inherited.clone());
+                let options = TapOptions { persistent: true, multi_queue, inherited };
                 Ok(Box::new(attach_tap(namespace, &interface, options)?))
             }
             InterfaceKind::Veth => {
                 let ours = self.own_namespace()?;
                 let name = switch_interface(&pod.pod);
-                let config = PacketConfig::default();
+                let inherited = self.inherited.clone();
+                let config = PacketConfig { inherited, ..PacketConfig::default() };
                 Ok(Box::new(attach_veth(namespace, &interface, &ours, &name, config)?))
             }
         }

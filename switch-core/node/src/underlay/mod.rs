@@ -20,6 +20,7 @@ use podswitch_core::control::{ControlError, ControlPlane};
 use podswitch_core::id::PortId;
 use podswitch_core::port::Device;
 use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::handover::Inherited;
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
 use podswitch_linux::port::udp_tunnel::{UdpTunnelConfig, UdpTunnelDevice};
 use podswitch_linux::port::underlay_mac;
@@ -44,6 +45,7 @@ use crate::view::View;
 pub(crate) struct Underlay {
     options: UnderlayOptions,
     namespace: NetNs,
+    inherited: Inherited,
     plan: Plan,
     sockets: Option<Open<SocketsPlan>>,
     interface: Option<Open<InterfacePlan>>,
@@ -86,13 +88,14 @@ pub(crate) fn forget(namespace: &NetNs) {
 impl Underlay {
     /// Nothing is opened yet.
     pub(crate) fn new(settings: &Settings, reporter: &Reporter) -> Result<Self, HostError> {
-        if settings.underlay.uplink.is_none() {
+        if settings.underlay.uplink.is_none() && !settings.inherited.has_predecessor() {
             // Left by a killed run with an uplink.
             claimed::forget(&settings.namespace);
         }
         Ok(Self {
             options: settings.underlay.clone(),
             namespace: settings.namespace.clone(),
+            inherited: settings.inherited.clone(),
             plan: Plan::default(),
             sockets: None,
             interface: None,
@@ -109,6 +112,14 @@ impl Underlay {
     /// Why the underlay that the options require is missing, for which the start fails.
     pub(crate) fn required_but_missing(&self) -> Option<&UnderlayError> {
         self.error.as_ref().filter(|_| self.options.is_required())
+    }
+
+    /// There is no predecessor any more. The drops on an uplink that this run does not have were its.
+    pub(crate) fn forget_inherited(&mut self) {
+        self.inherited = Inherited::default();
+        if self.options.uplink.is_none() {
+            claimed::forget(&self.namespace);
+        }
     }
 
     /// Computes the wanted underlay for a configuration and the node's present interfaces. Ports that do not
@@ -203,6 +214,7 @@ impl Underlay {
             port: plan.port,
             mtu: Some(plan.mtu),
             inner_mtu: Some(plan.inner_mtu),
+            inherited: self.inherited.clone(),
             ..UdpTunnelConfig::new(&plan.addresses)
         };
         // Workers close a port some time after the command; until then its UDP port and its TAP are
@@ -246,8 +258,14 @@ impl Underlay {
     ) -> Result<Open<InterfacePlan>, String> {
         let tunnel = self.plan.tunnel.as_ref().filter(|_| plan.tunnel).map(|tunnel| tunnel.port);
         let without = plan.without;
-        let config =
-            PacketConfig { promiscuous: false, tunnel, without, ..PacketConfig::default() };
+        let inherited = self.inherited.clone();
+        let config = PacketConfig {
+            promiscuous: false,
+            tunnel,
+            without,
+            inherited,
+            ..PacketConfig::default()
+        };
         let name = &plan.link.name;
         let device = PacketDevice::new(&self.namespace, name, config).map_err(|e| e.to_string())?;
         let mac = plan.link.mac.unwrap_or_default();

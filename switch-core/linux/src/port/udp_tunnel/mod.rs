@@ -25,15 +25,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-use arrayvec::ArrayVec;
 use podswitch_core::packet::{Batch, Packet, Pool};
-use podswitch_core::port::{Device, Offloads, Port, PortInfo};
+use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use self::senders::Senders;
 use self::tunnel_gso::TunnelGso;
 use super::injector::Upkeep;
 use super::underlay_mac;
+use crate::handover::Inherited;
 use crate::sys::datagram::Slot;
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs, Netlink};
@@ -50,7 +50,7 @@ pub struct UdpTunnelConfig {
     pub v6: Option<Ipv6Addr>,
     /// UDP port of the tunnel, 4789 by assignment.
     pub port: u16,
-    /// Largest outer IP packet, in bytes. `None`: that of the interface that has the address.
+    /// Largest outer IP packet, in bytes. `None`: the MTU of the interface that has the address.
     pub mtu: Option<u32>,
     /// MTU of pods, in bytes. A peer's GSO packet is segmented to it where the kernel reports no
     /// segment size. `None`: the underlay's MTU less the outer headers.
@@ -65,11 +65,12 @@ pub struct UdpTunnelConfig {
     /// (Linux 6.17). They follow the node's routes and neighbours, but bypass its packet filters.
     /// Otherwise they are segmented into datagrams here.
     pub tunnel_gso: bool,
+    /// Sockets that another process handed over are used instead of new ones.
+    pub inherited: Inherited,
 }
 
 impl UdpTunnelConfig {
-    /// A tunnel at the first of these addresses of each family: port 4789, DF set, TTL 64, 64
-    /// source ports.
+    /// A tunnel with the first address of each family: port 4789, DF set, TTL 64, 64 source ports.
     pub fn new(addresses: &[IpAddr]) -> Self {
         Self {
             v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
@@ -81,6 +82,7 @@ impl UdpTunnelConfig {
             fragmentable: false,
             senders: 64,
             tunnel_gso: true,
+            inherited: Inherited::default(),
         }
     }
 
@@ -97,9 +99,15 @@ pub struct UdpTunnelDevice {
     info: PortInfo,
     /// Shared by all open ports.
     senders: Weak<Senders>,
-    /// Likewise; or why it could not be opened.
+    /// The same for the injector; or the reason why it could not be opened.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
     upkeep: Option<Upkeep>,
+    /// Sockets to receive that another process handed over, by address, until ports take them.
+    received: Vec<(IpAddr, Option<OwnedFd>)>,
+    /// Sockets that receive.
+    open: Vec<(IpAddr, Weak<OwnedFd>)>,
+    /// How many ports were opened.
+    opened: usize,
 }
 
 impl UdpTunnelDevice {
@@ -133,7 +141,7 @@ impl UdpTunnelDevice {
             mtu,
             offloads: Offloads::ALL,
         };
-        // Without it packets are segmented here.
+        // Without it, packets are segmented here.
         let tunnel_gso = match config.tunnel_gso {
             true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
@@ -142,7 +150,22 @@ impl UdpTunnelDevice {
             Ok((tunnel_gso, upkeep)) => (Ok(Arc::new(tunnel_gso)), Some(upkeep)),
             Err(error) => (Err(error), None),
         };
-        Ok(Self { ns: ns.clone(), config, info, senders: Weak::new(), tunnel_gso, upkeep })
+        let mut received = Vec::new();
+        for address in config.addresses() {
+            let files = config.inherited.take(&receivers_key(ns, address, config.port)?);
+            received.extend(files.into_iter().map(|socket| (address, Some(socket))));
+        }
+        Ok(Self {
+            ns: ns.clone(),
+            config,
+            info,
+            senders: Weak::new(),
+            tunnel_gso,
+            upkeep,
+            received,
+            open: Vec::new(),
+            opened: 0,
+        })
     }
 
     /// Why the switch segments GSO packets itself although [`UdpTunnelConfig::tunnel_gso`] is set:
@@ -156,13 +179,14 @@ impl UdpTunnelDevice {
         self.tunnel_gso.as_ref().ok().map(|gso| gso.interface().to_owned())
     }
 
-    fn open_port(&mut self, index: usize) -> Result<UdpTunnelPort, HostError> {
+    fn open_port(&mut self, index: usize, workers: usize) -> Result<UdpTunnelPort, HostError> {
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,
             None => {
-                // Only our own workers share the receive ports: another program's socket would get
-                // part of the traffic.
-                for address in self.config.addresses() {
+                // Only the switch's own workers share the receive ports: another program's socket
+                // would get part of the traffic.
+                let is_new = |address| !self.received.iter().any(|(at, _)| *at == address);
+                for address in self.config.addresses().filter(|address| is_new(*address)) {
                     drop(self.bind(address, self.config.port, false)?);
                 }
                 let senders = Senders::open(&self.ns, &self.config)?;
@@ -171,18 +195,21 @@ impl UdpTunnelDevice {
                 senders
             }
         };
+        let sockets = self.receive_sockets(workers)?;
         let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
         let flags = epoll::CreateFlags::CLOEXEC;
         let watch = epoll::create(flags).context(what)?;
         let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context(what)?;
         let (data, readable) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
         epoll::add(&watch, &signal, data, readable).context(what)?;
-        let mut receivers = ArrayVec::new();
-        for address in self.config.addresses() {
-            let socket = self.bind(address, self.config.port, true)?;
+        let mut receivers = Vec::new();
+        for (address, socket, overflow) in sockets {
             epoll::add(&watch, &socket, data, readable).context(what)?;
-            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS, overflow: 0 });
+            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS, overflow });
         }
+        self.open.retain(|(_, socket)| socket.strong_count() > 0);
+        let opened = receivers.iter().map(|r| (r.address, Arc::downgrade(&r.socket)));
+        self.open.extend(opened);
         let errors = match index {
             0 => Some(senders.watch_errors().context(what)?),
             _ => None,
@@ -208,6 +235,33 @@ impl UdpTunnelDevice {
         })
     }
 
+    /// The sockets that the next port receives from, each with the count of its losses: one for each address. The last
+    /// port also has those that are left over from a process with more workers.
+    fn receive_sockets(
+        &mut self,
+        workers: usize,
+    ) -> Result<Vec<(IpAddr, Arc<OwnedFd>, Option<u32>)>, HostError> {
+        self.opened += 1;
+        let is_last = self.opened >= workers;
+        let mut sockets = Vec::new();
+        for address in self.config.addresses() {
+            let mut received = self.received.iter_mut().filter(|(at, _)| *at == address);
+            match received.find_map(|(_, socket)| socket.take()) {
+                // What it lost before was counted there.
+                Some(socket) => sockets.push((address, Arc::new(socket), None)),
+                None => {
+                    let socket = self.bind(address, self.config.port, true)?;
+                    sockets.push((address, Arc::new(socket), Some(0)));
+                }
+            }
+        }
+        for (address, socket) in self.received.iter_mut().filter(|_| is_last) {
+            let address = *address;
+            sockets.extend(socket.take().map(|socket| (address, Arc::new(socket), None)));
+        }
+        Ok(sockets)
+    }
+
     /// A socket that receives at `address`.
     fn bind(&self, address: IpAddr, port: u16, shared: bool) -> Result<OwnedFd, HostError> {
         let at = SocketAddr::new(address, port);
@@ -218,7 +272,8 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
-            // Counts what the socket's buffer has no room for, where the kernel supports it.
+            // Counts the datagrams for which the socket's buffer has no room, if the kernel
+            // supports it.
             let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
             // Before Linux 5.0 every datagram is received separately.
@@ -247,8 +302,8 @@ fn mtu_of(ns: &NetNs, addresses: impl Iterator<Item = IpAddr>) -> Result<u32, Ho
 }
 
 impl Device for UdpTunnelDevice {
-    fn open(&mut self, index: usize, _workers: usize) -> io::Result<Box<dyn Port>> {
-        Ok(Box::new(self.open_port(index)?))
+    fn open(&mut self, index: usize, workers: usize) -> io::Result<Box<dyn Port>> {
+        Ok(Box::new(self.open_port(index, workers)?))
     }
 
     fn info(&self) -> PortInfo {
@@ -258,24 +313,51 @@ impl Device for UdpTunnelDevice {
     fn maintain(&mut self) -> Vec<String> {
         self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
     }
+
+    fn files(&self) -> Vec<DeviceFiles> {
+        let mut all = Vec::new();
+        for address in self.config.addresses() {
+            let own = self.open.iter().filter(|(at, _)| *at == address);
+            let files: Vec<_> = own.filter_map(|(_, socket)| socket.upgrade()).collect();
+            let key = receivers_key(&self.ns, address, self.config.port);
+            all.extend(key.ok().map(|key| DeviceFiles { key, files }));
+        }
+        all.extend(
+            self.senders.upgrade().into_iter().flat_map(|s| s.files(&self.ns, &self.config)),
+        );
+        all.extend(self.tunnel_gso.as_ref().ok().and_then(|gso| gso.injector().files()));
+        all
+    }
+
+    fn leave_in_force(&mut self, stays: bool) {
+        if let Ok(gso) = &self.tunnel_gso {
+            gso.injector().leave_in_force(stays);
+        }
+    }
 }
 
-/// A socket that receives.
+/// Says which sockets receive at an address, to this process and to another one.
+fn receivers_key(ns: &NetNs, address: IpAddr, port: u16) -> Result<String, HostError> {
+    let (device, inode) = ns.id()?;
+    Ok(format!("udp-receive {device}:{inode} {}", SocketAddr::new(address, port)))
+}
+
+/// A receiving socket.
 #[derive(Debug)]
 struct Receiver {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     /// The address that it is bound to.
     address: IpAddr,
-    /// How many datagrams, or merged runs of them, the next call has room for.
+    /// Number of datagrams, or merged runs of them, for which the next call has room.
     slots: usize,
-    /// Datagrams dropped for lack of buffer space, as far as the kernel counts them.
-    overflow: u32,
+    /// Datagrams dropped for lack of buffer space, as far as the kernel counts them. `None`: not known yet.
+    overflow: Option<u32>,
 }
 
 /// One worker's sockets of a tunnel.
 #[derive(Debug)]
 pub struct UdpTunnelPort {
-    receivers: ArrayVec<Receiver, 2>,
+    receivers: Vec<Receiver>,
     senders: Arc<Senders>,
     /// The epoll set: all receivers, `errors`, `signal`.
     watch: OwnedFd,
@@ -283,7 +365,7 @@ pub struct UdpTunnelPort {
     signal: OwnedFd,
     /// Readable while there are ICMP errors about sent datagrams; only in the port that reads them.
     errors: Option<OwnedFd>,
-    /// Sending failed with an error that may have been one of those.
+    /// Sending failed with an error that may be one of those.
     suspicious: bool,
     port: u16,
     /// Sends GSO packets unsegmented.
@@ -291,7 +373,7 @@ pub struct UdpTunnelPort {
     /// Segment size for GSO packets whose segment size is unknown, in bytes.
     inner_mtu: usize,
     info: PortInfo,
-    /// Received frames that the burst had no room for.
+    /// Received frames for which the burst had no room.
     waiting: VecDeque<Packet>,
     /// ICMP errors waiting to be received.
     reports: VecDeque<Packet>,
@@ -338,5 +420,9 @@ impl Port for UdpTunnelPort {
     fn arm(&mut self) -> bool {
         self.read_errors();
         self.waiting.is_empty() && self.reports.is_empty()
+    }
+
+    fn hold(&mut self) -> bool {
+        !(self.waiting.is_empty() && self.reports.is_empty())
     }
 }

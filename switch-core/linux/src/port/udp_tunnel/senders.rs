@@ -1,9 +1,11 @@
-//! The sockets that a tunnel sends from, one for each source port. They receive nothing.
+//! The sockets from which a tunnel sends, one for each source port. They receive nothing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use podswitch_core::port::DeviceFiles;
 use podswitch_vxlan::template::SourcePort;
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -12,7 +14,7 @@ use super::{BUFFER, UdpTunnelConfig};
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs};
 
-/// Ports tried for each socket before it is left out.
+/// Number of ports tried for each socket before it is left out.
 const ATTEMPTS: u16 = 16;
 
 /// Sockets of one family.
@@ -24,11 +26,11 @@ pub(super) struct Family {
     probe: OwnedFd,
 }
 
-/// A socket that sends.
+/// A sending socket.
 #[derive(Debug)]
 pub(super) struct Sender {
-    pub(super) fd: OwnedFd,
-    /// Its own port.
+    pub(super) fd: Arc<OwnedFd>,
+    /// Its source port.
     pub(super) port: u16,
 }
 
@@ -46,6 +48,16 @@ impl Senders {
         Ok(Self {
             families: [family(config.v4.map(Into::into))?, family(config.v6.map(Into::into))?],
         })
+    }
+
+    /// The sockets, for another process.
+    pub(super) fn files(&self, ns: &NetNs, config: &UdpTunnelConfig) -> Vec<DeviceFiles> {
+        let of_family = |family: &Family| {
+            let key = key(ns, config, family.address).ok()?;
+            let files = family.sockets.iter().map(|sender| Arc::clone(&sender.fd)).collect();
+            Some(DeviceFiles { key, files })
+        };
+        self.families.iter().flatten().filter_map(of_family).collect()
     }
 
     /// The sockets of a family.
@@ -76,11 +88,13 @@ impl Senders {
 impl Family {
     fn open(ns: &NetNs, config: &UdpTunnelConfig, address: IpAddr) -> Result<Self, HostError> {
         let what = || format!("open UDP sockets to send from {address} in {ns}");
-        let mut sockets = Vec::with_capacity(config.senders);
+        let inherited = config.inherited.take(&key(ns, config, address)?);
+        let mut sockets: Vec<Sender> = inherited.into_iter().filter_map(Sender::of).collect();
+        let is_complete = !sockets.is_empty();
         let opened = ns.enter(|| {
-            // Spread over the range; the next port where one is taken.
+            // Spread over the range; if a port is in use, the next one.
             let span = (1 << 14) / config.senders as u16;
-            for n in 0..config.senders as u16 {
+            for n in (0..config.senders as u16).filter(|_| !is_complete) {
                 let first = SourcePort::MIN + n * span;
                 for port in first..first.saturating_add(span.min(ATTEMPTS)) {
                     match Sender::open(config, address, port) {
@@ -102,9 +116,9 @@ impl Family {
         Ok(Self { address, sockets, probe })
     }
 
-    /// The path MTU that the kernel knows towards `to`. Workers share the probe: an answer may
-    /// belong to another worker's query, but is the path MTU of some VTEP in any case; the next
-    /// packet that is too long queries again.
+    /// The path MTU towards `to` that the kernel knows. Workers share the probe socket: an answer
+    /// may belong to another worker's query, but it is always the path MTU of some VTEP, and the
+    /// next packet that is too long repeats the query.
     pub(super) fn path_mtu(&self, to: SocketAddr) -> io::Result<u32> {
         rustix::net::connect(&self.probe, &to)?;
         udp::path_mtu(self.probe.as_fd(), to.is_ipv6())
@@ -125,15 +139,28 @@ impl Sender {
         let v6 = address.is_ipv6();
         let fd = udp::open(v6)?;
         let socket = fd.as_fd();
-        // Before it is bound: after that any host could send to it.
+        // Before it is bound, because after that any host could send to it.
         option::set_deaf(socket, true)?;
         option::set_send_buffer(socket, BUFFER)?;
         udp::set_ttl(socket, v6, config.ttl)?;
         udp::set_fragmentable(socket, v6, config.fragmentable)?;
         udp::set_queue_errors(socket, v6)?;
         rustix::net::bind(socket, &SocketAddr::new(address, port))?;
-        Ok(Self { fd, port })
+        Ok(Self { fd: Arc::new(fd), port })
     }
+
+    /// One that another process opened.
+    fn of(fd: OwnedFd) -> Option<Self> {
+        let address = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
+        Some(Self { fd: Arc::new(fd), port: address.port() })
+    }
+}
+
+/// Says which sockets these are, and how they were set up.
+fn key(ns: &NetNs, config: &UdpTunnelConfig, address: IpAddr) -> Result<String, HostError> {
+    let (device, inode) = ns.id()?;
+    let UdpTunnelConfig { ttl, fragmentable, senders, .. } = config;
+    Ok(format!("udp-send {device}:{inode} {address} {senders} {ttl} {fragmentable}"))
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -1,0 +1,193 @@
+//! Successors that fail at every step of the protocol: the running switch goes on, and nothing is lost.
+
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::Duration;
+
+use podswitch_linux::handover::{Channel, Received};
+use podswitch_vswitch_testkit::Folder;
+use podswitch_vswitch_testkit::cluster::{Fabric, Node, PATIENCE, put, serve, tcp, udp};
+use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::stream::Stream;
+use serde_json::{Value, json};
+
+const PORT: u16 = 8080;
+/// Names the socket and the node to the process that plays the successor, and the step at which it fails.
+const SOCKET: &str = "PODSWITCH_TEST_SOCKET";
+const NODE: &str = "PODSWITCH_TEST_NODE";
+const STEP: &str = "PODSWITCH_TEST_STEP";
+
+/// How a successor fails. Each ends by itself or is ended by the running switch, as the second value says.
+const STEPS: [(&str, Ending); 13] = [
+    ("nothing, and closes", Ending::Itself),
+    ("nothing, and stays", Ending::Itself),
+    ("rubbish", Ending::Itself),
+    ("another boot", Ending::Itself),
+    ("another node", Ending::Itself),
+    ("forwarding, first", Ending::Itself),
+    ("hello, and closes", Ending::Any),
+    ("hello, and rubbish", Ending::Killed),
+    ("freeze, and closes", Ending::Any),
+    ("freeze, and is silent", Ending::Killed),
+    ("freeze, and rubbish", Ending::Killed),
+    ("token, and dies", Ending::Any),
+    ("token, and hangs", Ending::Killed),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    Itself,
+    Killed,
+    /// By itself, unless the switch was quicker.
+    Any,
+}
+
+struct Played {
+    channel: Channel,
+}
+
+impl Played {
+    fn say(&self, message: &Value) {
+        self.channel.send(message.to_string().as_bytes(), &[]).expect("sent");
+    }
+
+    fn hear(&self) -> Option<(Value, Vec<OwnedFd>)> {
+        let Received { text, files } = self.channel.receive(PATIENCE).expect("a message")?;
+        Some((serde_json::from_slice(&text).expect("JSON"), files))
+    }
+
+    fn hello(&self, boot: &str, node: &str) {
+        self.say(
+            &json!({"step": "hello", "format": 1, "boot": boot, "version": "9", "node": node}),
+        );
+    }
+
+    /// Receives the devices' files.
+    fn files(&self) -> Vec<OwnedFd> {
+        let mut all = Vec::new();
+        loop {
+            let (message, files) = self.hear().expect("files");
+            assert_eq!(message["step"], "files", "{message}");
+            all.extend(files);
+            if message["more"] == false {
+                assert!(all.len() >= 2, "{all:?}");
+                return all;
+            }
+        }
+    }
+
+    fn token(&self) -> UnixStream {
+        self.say(&json!({"step": "freeze"}));
+        let (message, mut files) = self.hear().expect("frozen");
+        assert_eq!((message["step"].as_str(), files.len()), (Some("frozen"), 1));
+        files.remove(0).into()
+    }
+}
+
+/// The process that plays the successor; without its environment it does nothing.
+#[test]
+fn successor_that_fails() {
+    let Some(step) = std::env::var(STEP).ok() else { return };
+    let of = |name| std::env::var(name).expect("set with the step");
+    let (socket, node) = (of(SOCKET), of(NODE));
+    let played = Played { channel: Channel::connect(Path::new(&socket)).expect("it listens") };
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    let boot = boot.trim();
+    let refused = |words: &str| {
+        let (message, _) = played.hear().expect("an answer");
+        assert_eq!(message["step"], "refused", "{message}");
+        assert!(message["reason"].as_str().unwrap().contains(words), "{message}");
+    };
+    let (first, then) = step.split_once(", ").unwrap_or((&step, ""));
+    match first {
+        "nothing" if then == "closes" || then == "and closes" => return,
+        "nothing" => return assert!(played.hear().is_none(), "it is closed"),
+        "rubbish" => {
+            played.channel.send(b"{\"step\": 7", &[]).expect("sent");
+            return assert!(played.hear().is_none());
+        }
+        "another boot" => {
+            played.hello("00000000-0000-0000-0000-000000000000", &node);
+            return refused("boot");
+        }
+        "another node" => {
+            played.hello(boot, "elsewhere");
+            return refused("elsewhere");
+        }
+        "forwarding" => {
+            played.say(&json!({"step": "forwarding"}));
+            return assert!(played.hear().is_none());
+        }
+        _ => {}
+    }
+    played.hello(boot, &node);
+    let files = played.files();
+    let token = (first != "hello").then(|| played.token());
+    match (first, then) {
+        (_, "and closes" | "and dies") if first != "token" => std::process::exit(0),
+        (_, "and rubbish") => played.channel.send(b"[]", &[]).expect("sent"),
+        ("freeze", "and is silent") => {}
+        ("token", _) => {
+            let mut token = token.expect("it was given");
+            assert_eq!(token.read(&mut [0]).expect("the token"), 1);
+            if then == "and dies" {
+                std::process::exit(0);
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+    // It hangs, with all that it has, until it is ended.
+    loop {
+        thread::sleep(PATIENCE);
+        assert!(!files.is_empty());
+    }
+}
+
+fn fail(step: &str, socket: &str, node: &str) -> ExitStatus {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "faults::successor_that_fails", "--nocapture"]);
+    command.env(STEP, step).env(SOCKET, socket).env(NODE, node);
+    command.status().expect("it starts")
+}
+
+#[test]
+fn the_running_switch_goes_on() {
+    podswitch_testkit::require_privilege!();
+    let fabric = Fabric::new(1500);
+    let node = Node::new(&fabric, 1, &[false], &["tap", "tap"]);
+    let folder = Folder::new();
+    put(&folder, &[node.manifest()]);
+    let run_dir = format!("/dev/shm/podswitch-{}", node.name);
+    let start = || -> Running { node.start(&folder, &["--run-dir", &run_dir, "--take-over"]) };
+    let mut switch = start();
+    switch.event("ready");
+    let [x, y] = &node.pods[..] else { panic!("two pods") };
+    serve(&y.ns, PORT);
+    udp(&x.ns, y.addresses[0], PORT, 10);
+    // A pod's queue holds what comes in half a second.
+    let slow = Duration::from_millis(2);
+    let to = format!("{}:9000", y.addresses[0]);
+    let stream = Stream::start(&x.ns, &y.ns, &to, 9000, slow);
+    for (step, ending) in STEPS {
+        let status = fail(step, &format!("{run_dir}/handover.sock"), &node.name);
+        match ending {
+            Ending::Itself => assert!(status.success(), "{step}: {status}"),
+            Ending::Killed => assert_eq!(status.code(), None, "{step}: {status}"),
+            Ending::Any => assert!(status.success() || status.code().is_none(), "{step}: {status}"),
+        }
+        tcp(&x.ns, y.addresses[1], PORT, 100_000);
+        switch.next_event("stats");
+    }
+    // Its file of connections is the only one, and the next one takes over.
+    let next = start();
+    next.event("ready");
+    assert_eq!(switch.ends(), Some(0));
+    tcp(&x.ns, y.addresses[0], PORT, 100_000);
+    stream.is_complete("while successors fail");
+    assert_eq!(next.stop(), Some(0));
+    std::fs::remove_dir_all(&run_dir).expect("it is there");
+}

@@ -1,0 +1,56 @@
+//! Descriptors that a process hands to another one: the messages that carry them, and the set of those received.
+//!
+//! Used by control threads, at start and when the successor of a running switch comes.
+
+mod channel;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+#[expect(clippy::disallowed_types, reason = "control threads only, while devices are opened")]
+use std::sync::Mutex;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+pub use channel::{Channel, Listener, MAX_FILES, Peer, Received};
+
+type Files = BTreeMap<String, Vec<OwnedFd>>;
+
+/// Files of devices that another process handed over, by [`key`](podswitch_core::port::DeviceFiles::key). Each is taken
+/// once, by the device that it belongs to. The default: none was handed over.
+#[derive(Clone, Default)]
+#[expect(clippy::disallowed_types, reason = "control threads only, while devices are opened")]
+pub struct Inherited(Option<Arc<Mutex<Files>>>);
+
+impl Inherited {
+    /// From a predecessor. It may be empty.
+    pub fn new(files: impl IntoIterator<Item = (String, Vec<OwnedFd>)>) -> Self {
+        Self(Some(Arc::new(files.into_iter().collect::<Files>().into())))
+    }
+
+    /// Whether there is a predecessor, which still has the devices open.
+    pub fn has_predecessor(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Takes the files of a device.
+    pub(crate) fn take(&self, key: &str) -> Vec<OwnedFd> {
+        self.files().and_then(|mut files| files.remove(key)).unwrap_or_default()
+    }
+
+    /// Closes the files that no device has taken, and says which they are.
+    pub fn close_rest(&self) -> Vec<String> {
+        let rest = self.files().map(|mut files| std::mem::take(&mut *files));
+        rest.into_iter().flatten().map(|(key, _)| key).collect()
+    }
+
+    fn files(&self) -> Option<MutexGuard<'_, Files>> {
+        Some(self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Option<Vec<String>> = self.files().map(|files| files.keys().cloned().collect());
+        f.debug_tuple("Inherited").field(&keys).finish()
+    }
+}

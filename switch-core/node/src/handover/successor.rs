@@ -1,0 +1,157 @@
+//! A process that is to go on with the node, as the running switch sees it.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use podswitch_core::port::DeviceFiles;
+use podswitch_core::time::{Clock, Instant};
+use podswitch_linux::handover::{Channel, MAX_FILES, Peer};
+
+use super::{
+    CHECK, FORMAT, HandoverError, Message, PREPARATION, SILENCE, receive, send, send_with,
+    unexpected,
+};
+use crate::cni::boot_id;
+
+/// Longest time for the kernel to end a process.
+const END_OF_PROCESS: Duration = Duration::from_secs(5);
+
+/// A process that connected to be the successor of this one: [`accept`](Self::accept), [`prepare`](Self::prepare) with
+/// [`Node::device_files`](crate::Node::device_files), then [`Node::hand_over`](crate::Node::hand_over), and once the node
+/// has been stopped [`gone`](Self::gone).
+#[derive(Debug)]
+pub struct Successor {
+    channel: Channel,
+    peer: Peer,
+    version: String,
+    format: u32,
+}
+
+impl Successor {
+    /// Hears who connected. `node`: the name of this switch's node.
+    ///
+    /// # Errors
+    /// It is another user than this process; it comes from before a reboot or is for another node; it says nothing.
+    pub fn accept(channel: Channel, node: &str) -> Result<Self, HandoverError> {
+        let peer = channel.peer()?;
+        let refuse = |reason: String| {
+            // Whether it hears so or not.
+            let _ = send(&channel, &Message::Refused { reason: reason.clone() });
+            Err(HandoverError::Refused(reason))
+        };
+        if peer.user != rustix::process::geteuid().as_raw() {
+            return refuse(format!("user {} may not take the node over", peer.user));
+        }
+        let (format, boot, version, name) = match receive(&channel, SILENCE)? {
+            (Message::Hello { format, boot, version, node }, _) => (format, boot, version, node),
+            (other, _) => return unexpected(&other),
+        };
+        if boot != boot_id() {
+            return refuse("it is of another boot".to_owned());
+        }
+        if name != node {
+            return refuse(format!("this is the switch of node {node}, not of {name}"));
+        }
+        Ok(Self { channel, peer, version, format })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Its format, if it is another one: it gets devices and connections only.
+    pub fn other_format(&self) -> Option<u32> {
+        Some(self.format).filter(|format| *format != FORMAT)
+    }
+
+    /// Gives it the devices' files, and waits until it is ready to go on with them, as long as `keep_waiting` says.
+    ///
+    /// # Errors
+    /// It ended, takes more than a minute, or is not wanted any more.
+    pub fn prepare(
+        &self,
+        files: &[DeviceFiles],
+        mut keep_waiting: impl FnMut() -> bool,
+    ) -> Result<(), HandoverError> {
+        self.send_files(files)?;
+        let clock = Clock::start();
+        loop {
+            match receive(&self.channel, CHECK) {
+                Ok((Message::Freeze, _)) => return Ok(()),
+                Ok((other, _)) => return unexpected(&other),
+                Err(HandoverError::Silent) if !keep_waiting() => {
+                    return Err(HandoverError::Stopped);
+                }
+                Err(HandoverError::Silent) if clock.now().since(Instant::ZERO) < PREPARATION => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn send_files(&self, files: &[DeviceFiles]) -> Result<(), HandoverError> {
+        let each = files.iter().flat_map(|of| of.files.iter().map(|file| (&of.key, file.as_fd())));
+        let all: Vec<(&String, BorrowedFd<'_>)> = each.collect();
+        // The last message may be empty: it ends the list.
+        for chunk in all.chunks(MAX_FILES).chain([&[][..]]) {
+            let mut names: Vec<(String, usize)> = Vec::new();
+            for (key, _) in chunk {
+                match names.last_mut() {
+                    Some((last, count)) if last == *key => *count += 1,
+                    _ => names.push(((*key).clone(), 1)),
+                }
+            }
+            let message = Message::Files { format: FORMAT, files: names, more: !chunk.is_empty() };
+            let files: Vec<BorrowedFd<'_>> = chunk.iter().map(|(_, file)| *file).collect();
+            send_with(&self.channel, &message, &files)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the successor forward, and waits until it does. After an error it does not, and will not.
+    pub(crate) fn commit(&self, patience: Duration) -> Result<(), HandoverError> {
+        let (mut own, mut giver) = UnixStream::pair()?;
+        own.set_nonblocking(true)?;
+        giver.write_all(b"t")?;
+        send_with(&self.channel, &Message::Frozen, &[own.as_fd()])?;
+        let error = match receive(&self.channel, patience) {
+            Ok((Message::Forwarding, _)) => return Ok(()),
+            Ok((other, _)) => HandoverError::Unexpected(format!("{other:?}")),
+            Err(error) => error,
+        };
+        if matches!(own.read(&mut [0]), Ok(1)) {
+            return Err(error);
+        }
+        // It has the token: it forwards already, or has died or hangs just before.
+        if matches!(error, HandoverError::Silent)
+            && let Ok((Message::Forwarding, _)) = receive(&self.channel, SILENCE)
+        {
+            return Ok(());
+        }
+        self.end();
+        Err(error)
+    }
+
+    /// Ends the process, if it still runs and can be seen: this one goes on, and needs its sockets' names.
+    pub fn end(&self) {
+        if self.peer.kill().is_err() {
+            return;
+        }
+        // Its end of the connection is closed when all its threads have ended.
+        let clock = Clock::start();
+        while clock.now().since(Instant::ZERO) < END_OF_PROCESS {
+            if let Err(HandoverError::Ended | HandoverError::Io(_)) = receive(&self.channel, CHECK)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Says that this process has let go of the node's kernel.
+    pub fn gone(&self) {
+        // If it does not hear so, it waits for the end of this process.
+        let _ = send(&self.channel, &Message::Gone);
+    }
+}

@@ -1,0 +1,123 @@
+//! Taking a node over from a running switch, and handing it over.
+
+use std::time::Duration;
+
+use podswitch_core::port::DeviceFiles;
+use podswitch_core::time::{Clock, Instant};
+
+use super::Node;
+use crate::error::NodeError;
+use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor};
+use crate::host_side::Behind;
+
+/// Time between two looks at whether the workers have finished their packets.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// Whose the node's devices and kernel are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// This process' alone.
+    Own,
+    /// Still the predecessor's: workers leave frames in the devices.
+    Predecessor,
+    /// This process forwards; the node's kernel is still the predecessor's.
+    Forwarding,
+    /// The successor's.
+    Successor,
+}
+
+impl Node {
+    /// Goes on in place of the predecessor, whose devices were given to [`Node::start`]. Returns when this process
+    /// forwards; call [`adopt`](Self::adopt) when the predecessor has gone.
+    ///
+    /// # Errors
+    /// The predecessor goes on, and this node must be dropped.
+    pub fn take_over(&mut self, predecessor: &Predecessor) -> Result<(), HandoverError> {
+        let token = predecessor.freeze()?;
+        let is_known = predecessor.other_format().is_none();
+        if let Some(kept) = &mut self.kept {
+            kept.load();
+            self.earlier = kept.start(&self.control, self.clock.now(), is_known);
+            self.pods.restore_counts(self.earlier.take_pods());
+        }
+        token.take()?;
+        self.control.hold_workers(false);
+        self.ownership = Ownership::Forwarding;
+        predecessor.forwarding();
+        self.deliver_events();
+        Ok(())
+    }
+
+    /// The predecessor has let go of the node's kernel: puts steering, masquerading and settings in force in its place.
+    /// There is no moment without them.
+    ///
+    /// # Errors
+    /// The kernel's settings cannot be written.
+    pub fn adopt(&mut self) -> Result<(), NodeError> {
+        self.ownership = Ownership::Own;
+        self.settings.inherited.close_rest();
+        self.settings.inherited = podswitch_linux::handover::Inherited::default();
+        self.pods.forget_inherited();
+        self.underlay.forget_inherited();
+        self.control.leave_devices_in_force(false);
+        let adopted = self.host.adopt(&self.settings, &self.desired.settings);
+        self.behind = Behind::ALL;
+        self.follow();
+        self.host.reconcile(&self.control);
+        self.deliver_events();
+        Ok(adopted?)
+    }
+
+    /// The files of the devices, for a [successor](Successor::prepare).
+    ///
+    /// # Errors
+    /// The node's own port is not a TAP.
+    pub fn device_files(&self) -> Result<Vec<DeviceFiles>, HandoverError> {
+        if !self.host.can_be_handed_over() {
+            let reason = "the node's own interface is not a TAP".to_owned();
+            return Err(HandoverError::Refused(reason));
+        }
+        Ok(self.control.device_files())
+    }
+
+    /// Hands the node over to a successor that is [ready](Successor::prepare) for it: from now on this node forwards
+    /// nothing, and must be [stopped](Self::stop), which removes nothing.
+    ///
+    /// # Errors
+    /// The successor does not forward. This node has gone on with its own descriptors; nothing is lost but the time.
+    pub fn hand_over(&mut self, successor: &Successor) -> Result<(), HandoverError> {
+        self.control.hold_workers(true);
+        let handed = self.wait_until_held().and_then(|()| {
+            let connections = self.control.shared().tracker.len() as u32;
+            if let Some(mut kept) = self.kept.take() {
+                kept.save(&self.control, self.clock, || self.totals());
+                self.kept = Some(kept);
+            }
+            successor.commit(SILENCE + PER_CONNECTION * connections)
+        });
+        match &handed {
+            Ok(()) => {
+                self.ownership = Ownership::Successor;
+                self.control.leave_devices_in_force(true);
+            }
+            Err(_) => {
+                self.control.hold_workers(false);
+                if let Some(kept) = &self.kept {
+                    kept.forget_successor();
+                }
+            }
+        }
+        handed
+    }
+
+    fn wait_until_held(&self) -> Result<(), HandoverError> {
+        let clock = Clock::start();
+        while !self.control.are_workers_held() {
+            if clock.now().since(Instant::ZERO) > SILENCE {
+                return Err(HandoverError::Refused("a worker does not stop".to_owned()));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
