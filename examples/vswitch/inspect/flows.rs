@@ -85,6 +85,9 @@ pub(crate) struct Args {
     /// The most connections to show.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
+    /// Leave out the first N connections of the order: those of earlier pages (at most 100,000).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    offset: usize,
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
@@ -94,6 +97,7 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     parameters.push(("sort", Some(args.sort.clone())));
     parameters.push(("interval", args.interval.map(|seconds| seconds.to_string())));
     parameters.push(("limit", Some(args.limit.to_string())));
+    parameters.push(("offset", (args.offset > 0).then(|| args.offset.to_string())));
     let answer: Value = args.target.client()?.get(&Client::query("/v1/flows", &parameters))?;
     if json {
         print::json(&answer);

@@ -36,6 +36,8 @@ pub use output::elasticsearch::{
 };
 pub use output::ipfix::{Ipfix, IpfixCounts};
 pub use output::{CommunityId, Record};
-pub use routes::{MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, MAX_FLOWS, MAX_PERF_SECONDS};
+pub use routes::{
+    MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, MAX_FLOWS, MAX_OFFSET, MAX_PERF_SECONDS,
+};
 pub use server::{ApiServer, MAX_CONNECTIONS, bind};
 pub use web::{PageAccess, WebServer};

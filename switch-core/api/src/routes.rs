@@ -21,6 +21,8 @@ use crate::trace::{Question, traces};
 
 /// Maximum number of flows, drops, policy rules or Service ports in one answer.
 pub const MAX_FLOWS: usize = 10_000;
+/// Maximum number of flows before a page: they are kept in order until it is sent.
+pub const MAX_OFFSET: usize = 100_000;
 /// Maximum time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
 
@@ -170,7 +172,12 @@ impl Parameters {
             }
             None => (sort == FlowSort::Rate).then_some(Duration::from_secs(1)),
         };
-        Ok(Wanted::Flows { query: FlowQuery::new(filter, sort, self.limit()?), interval })
+        let mut query = FlowQuery::new(filter, sort, self.limit()?);
+        query.offset = self.parse("offset", "a number")?.unwrap_or(0);
+        if query.offset > MAX_OFFSET {
+            return Err(format!("offset={}: at most {MAX_OFFSET}", query.offset));
+        }
+        Ok(Wanted::Flows { query, interval })
     }
 
     fn connection(&mut self) -> Result<Question, String> {
@@ -371,6 +378,7 @@ mod tests {
             ("/v1/flows", "interval=0", 400, "interval=0: it is not from 0.1 to 20 seconds"),
             ("/v1/flows", "interval=NaN", 400, "interval=NaN: it is not from"),
             ("/v1/flows", "label=a%3D%40", 400, "label selector a=@: "),
+            ("/v1/flows", "offset=100001", 400, "offset=100001: at most 100000"),
             ("/v1/drops", "reason=polcy", 400, "no drop reason polcy; did you mean policy?"),
             ("/v1/flows", "port=70000", 400, "port=70000: a port is expected"),
             ("/v1/flows", "address=10.0.0", 400, "address=10.0.0: an IP address or a range"),
@@ -403,13 +411,12 @@ mod tests {
 
     #[test]
     fn filters_are_read() {
-        let query =
-            "pod=shop%2Fweb&protocol=udp&port=53&limit=7&state=closing&label=app%3Dweb&sort=age";
+        let query = "pod=shop%2Fweb&protocol=udp&port=53&limit=7&offset=14&state=closing&label=app%3Dweb&sort=age";
         let Ok(Wanted::Flows { query, interval: None }) = read("/v1/flows", query) else {
             panic!("flows");
         };
         let filter = query.filter;
-        assert_eq!((query.limit, query.sort), (7, FlowSort::Age));
+        assert_eq!((query.limit, query.offset, query.sort), (7, 14, FlowSort::Age));
         assert_eq!(filter.pod.as_deref(), Some("shop/web"));
         assert_eq!((filter.protocol, filter.port), (Some(17), Some(53)));
         assert_eq!(filter.state.as_deref(), Some("closing"));

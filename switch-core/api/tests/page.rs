@@ -1,9 +1,9 @@
 //! The page in a real browser, for a running switch with traffic. Skipped with a message if Chromium is not installed.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -21,6 +21,7 @@ use podswitch_policy::service::model::{
     Endpoint as Backend, EndpointSlice, Service, ServicePort, SlicePort, family_of,
 };
 use podswitch_testkit::privilege::is_there;
+use serde_json::{Value, json};
 
 /// A script that would run in the page if a name were interpreted as markup.
 const HOSTILE: &str =
@@ -324,6 +325,168 @@ fn a_browser_shows_a_running_switch() {
     assert!(!dom.contains("owned</title>"), "a name was executed");
     assert!(!dom.contains("<img") && !dom.contains("<script>"), "a name is markup");
     has(&dom, "&lt;img src=x onerror=document.title='owned'&gt;");
+    world.end();
+}
+
+/// A browser that is driven through its debugging protocol (pipes: JSON, with a zero byte after each message).
+struct Driven {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    profile: PathBuf,
+    next: u64,
+    /// Of the page.
+    session: Option<String>,
+}
+
+impl Driven {
+    fn open(browser: &str, url: &str) -> Self {
+        let profile = std::env::temp_dir().join(format!("podswitch-keys-{}", std::process::id()));
+        // The browser reads descriptor 3 and writes to 4.
+        let script = "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null";
+        let mut child = Command::new("sh")
+            .args(["-c", script, "sh", browser, "--headless=new", "--no-sandbox", "--disable-gpu"])
+            .args(["--no-first-run", "--disable-background-networking", "--remote-debugging-pipe"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it was there");
+        let to = child.stdin.take().expect("a pipe");
+        let from = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut driven = Self { child, to, from, profile, next: 0, session: None };
+        let target = driven.call("Target.createTarget", json!({ "url": url }));
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        let session = driven.call("Target.attachToTarget", attach);
+        driven.session = Some(session["sessionId"].as_str().expect("a session").to_owned());
+        driven
+    }
+
+    /// The result of a command.
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        self.next += 1;
+        let mut message = json!({ "id": self.next, "method": method, "params": params });
+        if let Some(session) = &self.session {
+            message["sessionId"] = session.clone().into();
+        }
+        self.to.write_all(format!("{message}\0").as_bytes()).expect("it runs");
+        loop {
+            let mut text = Vec::new();
+            assert!(self.from.read_until(0, &mut text).expect("it runs") > 0, "it has ended");
+            text.pop();
+            let mut answer: Value = serde_json::from_slice(&text).expect("JSON");
+            // Others are events.
+            if answer["id"] == self.next {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].take();
+            }
+        }
+    }
+
+    fn eval(&mut self, expression: &str) -> Value {
+        let params = json!({ "expression": expression, "returnByValue": true });
+        self.call("Runtime.evaluate", params)["result"]["value"].take()
+    }
+
+    /// Waits until an expression is true.
+    #[track_caller]
+    fn wait(&mut self, expression: &str) {
+        for _ in 0..600 {
+            if self.eval(expression) == true {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{expression}: not in 30 s; {}", self.eval("document.body.innerText"));
+    }
+
+    /// Presses a key and releases it.
+    fn press(&mut self, key: &str) {
+        let (code, number, text) = match key {
+            "Tab" => ("Tab", 9, ""),
+            "Enter" => ("Enter", 13, "\r"),
+            " " => ("Space", 32, " "),
+            _ => panic!("{key}"),
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let mut event = json!({
+                "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number,
+            });
+            if kind == "keyDown" && !text.is_empty() {
+                event["text"] = text.into();
+            }
+            self.call("Input.dispatchKeyEvent", event);
+        }
+    }
+
+    /// Presses Tab until the focused element fits a selector.
+    #[track_caller]
+    fn tab_to(&mut self, selector: &str) {
+        for _ in 0..80 {
+            self.press("Tab");
+            if self.eval(&format!("document.activeElement.matches('{selector}')")) == true {
+                return;
+            }
+        }
+        panic!("{selector} is not reached by Tab");
+    }
+
+    fn write(&mut self, text: &str) {
+        self.call("Input.insertText", json!({ "text": text }));
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}
+
+/// Everything can be done with keys alone: pause, groups of the map, the form, the filter of connections.
+#[test]
+fn the_page_is_used_by_keyboard() {
+    podswitch_testkit::require_privilege!();
+    let Some(browser) = browser() else { return };
+    let world = World::new("mail");
+    let mut page = Driven::open(browser, &format!("http://{}/", world.web.address()));
+    page.wait("document.querySelector('#state')?.textContent === 'live'");
+    page.wait("document.querySelector('#map g.group') !== null");
+    page.press("Tab");
+    assert_eq!(page.eval("document.activeElement.className"), "skip", "the first stop");
+    // Refreshes end: what follows depends on no time.
+    page.tab_to("#pause");
+    page.press(" ");
+    page.wait("document.querySelector('#pause').getAttribute('aria-pressed') === 'true'");
+    // A group of the map is expanded and collapsed, and keeps the focus.
+    page.tab_to("#expand");
+    page.tab_to("#map g.group");
+    let key = page.eval("document.activeElement.dataset.key");
+    let group = "[...document.querySelectorAll('#map g.group')].find((g) => g.dataset.key === ";
+    let state = format!("{group}{key}).getAttribute('aria-expanded')");
+    let before = page.eval(&state);
+    for key in ["Enter", " "] {
+        let state_before = page.eval(&state);
+        page.press(key);
+        page.wait(&format!("{state} !== {state_before}"));
+        page.wait("document.activeElement.matches('#map g.group')");
+    }
+    assert_eq!(page.eval(&state), before);
+    // The form.
+    for (field, text) in [("from", "shop/web"), ("to", "shop/db")] {
+        page.tab_to(&format!("#trace-form [name={field}]"));
+        page.write(text);
+    }
+    page.press("Enter");
+    page.wait("document.querySelector('#trace-answer .verdict.deny') !== null");
+    // The filter.
+    page.tab_to("#flows-form [name=namespace]");
+    page.write("nowhere");
+    page.press("Enter");
+    page.wait("document.querySelector('#flows-note').textContent.includes('nowhere')");
+    drop(page);
     world.end();
 }
 

@@ -75,12 +75,15 @@ pub struct FlowQuery {
     pub sort: FlowSort,
     /// Maximum number of returned connections.
     pub limit: usize,
+    /// Number of connections that come before those, in the order: those of earlier pages. At the cost of memory for as
+    /// many.
+    pub offset: usize,
 }
 
 impl FlowQuery {
     /// A query for the first `limit` connections that `filter` selects.
     pub const fn new(filter: FlowFilter, sort: FlowSort, limit: usize) -> Self {
-        Self { filter, sort, limit }
+        Self { filter, sort, limit, offset: 0 }
     }
 }
 
@@ -162,7 +165,7 @@ pub struct FlowPage {
     pub epoch: u32,
     /// Number of connections that the filter selects.
     pub total: usize,
-    /// Number of those that are not in `flows`.
+    /// Number of those that are not in `flows`, and not before it.
     pub left_out: usize,
     /// The sort order.
     pub sort: &'static str,
@@ -270,7 +273,7 @@ impl FlowView {
     ) -> Result<FlowPage, UnknownName> {
         let conditions = query.filter.conditions(&self.snapshot)?;
         let now = self.clock.now();
-        let (mut total, mut first) = (0, First::new(query.limit));
+        let (mut total, mut first) = (0, First::new(query.limit.saturating_add(query.offset)));
         self.shared.tracker.list(|info| {
             if conditions.take(&info) {
                 total += 1;
@@ -290,6 +293,7 @@ impl FlowView {
         let seconds = before.map(|before| now.since(before.at).as_secs_f64());
         let flows: Vec<_> = first
             .sorted()
+            .skip(query.offset)
             .map(|info| {
                 let rates = before.zip(seconds).map(|(before, seconds)| {
                     let [packets, bytes, reply_packets, reply_bytes] =
@@ -307,7 +311,7 @@ impl FlowView {
         Ok(FlowPage {
             epoch: self.snapshot.epoch.0,
             total,
-            left_out: total - flows.len(),
+            left_out: total.saturating_sub(query.offset).saturating_sub(flows.len()),
             sort: query.sort.name(),
             interval_seconds: seconds,
             flows,
@@ -366,22 +370,27 @@ impl First {
 
     fn push(&mut self, place: u64, info: ConnectionInfo) {
         self.list.push((place, info));
-        if self.list.len() >= (2 * self.limit).max(64) {
+        if self.list.len() >= self.limit.saturating_mul(2).max(64) {
             self.cut();
         }
     }
 
     fn cut(&mut self) {
         if self.list.len() > self.limit {
-            self.list.select_nth_unstable_by_key(self.limit, |(place, _)| Reverse(*place));
+            self.list.select_nth_unstable_by_key(self.limit, Self::key);
             self.list.truncate(self.limit);
         }
     }
 
+    /// Equal values are sorted by their ends, so that their order is the same in every result, and no connection is on two
+    /// pages or on none.
+    fn key((place, info): &(u64, ConnectionInfo)) -> impl Ord + use<> {
+        (Reverse(*place), info.pinned.original.words())
+    }
+
     fn sorted(mut self) -> impl Iterator<Item = ConnectionInfo> {
         self.cut();
-        // Equal values are sorted by their ends, so that their order is the same in every result.
-        self.list.sort_by_key(|(place, info)| (Reverse(*place), info.pinned.original.words()));
+        self.list.sort_by_key(Self::key);
         self.list.into_iter().map(|(_, info)| info)
     }
 }
@@ -400,6 +409,7 @@ mod tests {
         let key = FlowKey::new(client, server, proto::TCP, number, 80).expect("one family");
         ConnectionInfo {
             is_recorded: false,
+            is_resumed: false,
             connection: ConnectionRef::NONE,
             pinned: Pinned::new(key, PortId(1)),
             packets: [1, 1],
@@ -422,6 +432,13 @@ mod tests {
         let ports: Vec<u16> = first.sorted().map(|info| info.pinned.original.src_port).collect();
         // 7 * 857 % 1000 = 999, 7 * 714 % 1000 = 998, 7 * 571 % 1000 = 997.
         assert_eq!(ports, [857, 714, 571]);
+        // Equal values: which of them are kept does not depend on the order in which they come.
+        for rotated in 0..100 {
+            let mut first = First::new(40);
+            (0..100).for_each(|n| first.push(7, info((n + rotated) % 100, [0, 0])));
+            let ports = first.sorted().map(|info| info.pinned.original.src_port);
+            assert!(ports.eq(0..40), "{rotated}");
+        }
         let mut none = First::new(0);
         none.push(1, info(1, [0, 0]));
         assert_eq!(none.sorted().count(), 0);

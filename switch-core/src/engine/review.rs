@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use podswitch_policy::verdict::Traffic;
+
 use super::flow_events::{EndCause, FlowEvent};
 use super::{BurstContext, Engine};
 use crate::action::DropClass;
@@ -12,7 +14,7 @@ use crate::id::Epoch;
 use crate::invalidation::Groups;
 use crate::pinned::Direction;
 use crate::resolve::{AllowedBy, Query, forwarding};
-use crate::snapshot::{FibEntry, Snapshot};
+use crate::snapshot::{FibEntry, Location, Snapshot};
 
 /// The epochs with which the connections of this worker's share were compared.
 #[derive(Debug, Default)]
@@ -68,7 +70,8 @@ impl Engine {
         });
     }
 
-    /// Reports a connection as opened again if a packet of it passes after it was reported as ended.
+    /// Reports a connection as opened again if a packet of it passes after it was reported as ended, unless the node of
+    /// its other end drops it.
     #[inline]
     pub(super) fn resume(
         &mut self,
@@ -76,6 +79,10 @@ impl Engine {
         connection: ConnectionRef,
         pinned: &Pinned,
     ) {
+        if !self.shared.tracker.is_recorded(connection) || is_denied_elsewhere(cx.snapshot, pinned)
+        {
+            return;
+        }
         let opened = OpenedAt { time: cx.now, epoch: cx.snapshot.epoch };
         if self.shared.tracker.resume(connection, opened) {
             self.counters.opened.add(1);
@@ -103,6 +110,23 @@ fn ended_by_change(snapshot: &Snapshot, pinned: &Pinned) -> Option<EndCause> {
     let direction = Direction::Original;
     match forwarding(snapshot, &query, pinned, direction, None, &mut allowed_by) {
         Err(denial) if denial.reason.class() == DropClass::Policy => Some(EndCause::PolicyChanged),
+        Ok(_) if is_denied_elsewhere(snapshot, pinned) => Some(EndCause::PolicyChanged),
         _ => None,
     }
+}
+
+/// Whether policies of a pod of another node deny the connection. That node drops its packets: this one forwards them.
+fn is_denied_elsewhere(snapshot: &Snapshot, pinned: &Pinned) -> bool {
+    let (client, server) = (pinned.original.src_addr(), pinned.reply.src_addr());
+    let is_elsewhere = |address: IpAddr| {
+        let facts = snapshot.endpoints.get(&address);
+        facts.is_some_and(|facts| matches!(facts.location, Location::Remote))
+    };
+    if !is_elsewhere(client) && !is_elsewhere(server) {
+        return false;
+    }
+    let (protocol, port) = (pinned.original.proto, pinned.reply.src_port);
+    let traffic = Traffic { protocol, port, via_service: pinned.is_via_service() };
+    let policy = &snapshot.policy;
+    !policy.verdict(&policy.party(client), &policy.party(server), traffic).allow()
 }

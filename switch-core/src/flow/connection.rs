@@ -178,6 +178,8 @@ pub struct ConnectionInfo {
     pub last_seen: u32,
     /// A record says that it has ended ([`Tracker::record_end`]). Its slot is kept in case it continues.
     pub is_recorded: bool,
+    /// A record said so before, and it went on: its counts have those of that record.
+    pub is_resumed: bool,
 }
 
 /// Receives notifications of connections that end. `()` ignores them.

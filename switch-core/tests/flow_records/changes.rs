@@ -1,8 +1,9 @@
 //! If a change of the state denies a connection or removes its pod, the next sweep records it as ended. If it
 //! continues, it is recorded as opened again.
 
-use podswitch_core::config::Endpoint;
-use podswitch_testkit::rig::frames;
+use podswitch_core::config::{Endpoint, Underlay};
+use podswitch_policy::rule::Labels;
+use podswitch_testkit::rig::{frames, overlay};
 
 use super::*;
 
@@ -193,4 +194,103 @@ fn the_invariants_hold_while_policies_change() {
     recorded.read();
     assert!(recorded.switch.control.connections().is_empty());
     recorded.adds_up([packets, bytes]);
+}
+
+/// Connections that go on after their record, and whose ends find no room in the queue: what the record has is not
+/// counted twice.
+#[test]
+fn what_overflows_after_it_went_on_is_counted_once() {
+    const FLOWS: u16 = 20_000;
+    let open = state();
+    let shut = Config { policies: vec![allow(80)], ..state() };
+    let mut recorded = Recorded::new(&open, 1);
+    let (mut packets, mut bytes) = (0, 0);
+    let mut send = |recorded: &mut Recorded, n: u16| {
+        let frame = datagram(0, 0, (1000 + n, 53));
+        recorded.switch.send(0, &frame);
+        let arrived = recorded.switch.recv(1).len() as u64;
+        packets += arrived;
+        bytes += arrived * frame.len() as u64;
+    };
+    for n in 0..FLOWS {
+        send(&mut recorded, n);
+        if n % 5000 == 0 {
+            recorded.read();
+        }
+    }
+    recorded.read();
+    recorded.apply(&shut);
+    // More than the queue takes at once.
+    (0..6).for_each(|_| recorded.pass(12));
+    let stopped = recorded.of(FlowChange::Closed(CloseReason::PolicyChanged)).len();
+    assert_eq!(stopped, usize::from(FLOWS));
+    recorded.apply(&open);
+    for n in 0..FLOWS {
+        send(&mut recorded, n);
+        if n % 5000 == 0 {
+            recorded.read();
+        }
+    }
+    recorded.read();
+    assert_eq!(recorded.of(FlowChange::Opened).len(), 2 * usize::from(FLOWS));
+    // All time out before anything is read.
+    recorded.switch.pass_slowly(300);
+    assert!(recorded.switch.control.connections().is_empty());
+    recorded.read();
+    recorded.switch.now = recorded.switch.now + Duration::from_secs(30);
+    recorded.read();
+    let ended = recorded.closed().len() - stopped;
+    assert!(ended < usize::from(FLOWS), "{ended} of {FLOWS} had room");
+    recorded.adds_up([packets, bytes]);
+}
+
+/// Each node enforces policy for its own pods; both nodes record that a policy of one end has ended the connection.
+#[test]
+fn a_connection_that_the_other_node_denies_is_recorded() {
+    let shut =
+        NetworkPolicy { pods: Selector::of_labels(db()), ..NetworkPolicy::clone(&allow(80)) };
+    let open = with_remote_db();
+    let shut = Config { policies: vec![Arc::new(shut)], ..with_remote_db() };
+    for v6 in [false, true] {
+        let mut recorded = Recorded::new(&open, 1);
+        let [client, server] = [overlay::pod(0, 0, v6), overlay::pod(1, 0, v6)];
+        let request = overlay::from_pod(0, 0, &overlay::udp(client, server, (1000, 53), b"abc"));
+        let send = |recorded: &mut Recorded| {
+            recorded.switch.send(0, &request);
+            recorded.switch.recv(overlay::UPLINK).len()
+        };
+        assert_eq!(send(&mut recorded), 1);
+        // Only the server, a pod of another node, is selected.
+        recorded.apply(&shut);
+        recorded.pass(SOON);
+        let (reason, record) = recorded.one_closed();
+        assert_eq!((reason, record.packets), (CloseReason::PolicyChanged, [1, 0]));
+        // The client goes on sending, and this node forwards: it is not opened again.
+        assert_eq!(send(&mut recorded), 1);
+        recorded.pass(SOON);
+        assert_eq!((recorded.closed().len(), recorded.of(FlowChange::Opened).len()), (1, 1));
+        // It is once it is allowed.
+        recorded.apply(&open);
+        assert_eq!(send(&mut recorded), 1);
+        recorded.pass(1);
+        assert_eq!((recorded.closed().len(), recorded.of(FlowChange::Opened).len()), (1, 2));
+        recorded.adds_up([3, 3 * request.len() as u64]);
+    }
+}
+
+fn db() -> Labels {
+    [("app", "db")].into_iter().collect()
+}
+
+/// Node 0 of three; pod 0 of node 1 has a label.
+fn with_remote_db() -> Config {
+    let mut config = overlay::node_config(0, Underlay::Ipv4First);
+    for endpoint in &mut config.endpoints {
+        if &*endpoint.workload.name == "p10" {
+            let mut labelled = Endpoint::clone(endpoint);
+            labelled.workload.labels = db();
+            *endpoint = Arc::new(labelled);
+        }
+    }
+    config
 }

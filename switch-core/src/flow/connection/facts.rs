@@ -24,6 +24,9 @@ const OPENED: u32 = 9;
 /// Bit of [`Facts::kind`]: a record says that the connection has ended, although its slot is kept: see `review.rs`.
 const RECORDED: u64 = 1 << 11;
 
+/// Bit of [`Facts::kind`]: the connection went on after such a record.
+const RESUMED: u64 = 1 << 12;
+
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
     from_fn(|i| words[i].load(Relaxed))
 }
@@ -146,7 +149,13 @@ impl Facts {
     /// Sets that. The caller holds the lock of the home shard.
     pub(super) fn set_recorded(&self, recorded: bool) {
         let kind = self.kind.load(Relaxed) & !RECORDED;
-        self.kind.store(kind | if recorded { RECORDED } else { 0 }, Relaxed);
+        self.kind.store(kind | if recorded { RECORDED } else { RESUMED }, Relaxed);
+    }
+
+    /// Whether a record said that the connection had ended before it went on.
+    #[inline]
+    pub(super) fn is_resumed(&self) -> bool {
+        self.kind.load(Relaxed) & RESUMED != 0
     }
 
     fn source_nat(&self) -> SourceNat {

@@ -46,6 +46,7 @@ impl Tracker {
             bytes: [a.bytes.load(Relaxed), b.bytes.load(Relaxed)],
             tcp: is_tcp.then(|| [a.side().state, b.side().state]),
             is_recorded: slot.facts.is_recorded(),
+            is_resumed: slot.facts.is_resumed(),
             last_seen: a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed)),
         })
     }

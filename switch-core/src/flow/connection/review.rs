@@ -44,12 +44,14 @@ impl Tracker {
         self.with_recorded(connection, false, |number| self.info(number))
     }
 
+    /// Whether a record says that the connection has ended.
+    #[inline]
+    pub fn is_recorded(&self, connection: ConnectionRef) -> bool {
+        self.slot(connection.slot >> 1).is_some_and(|slot| slot.facts.is_recorded())
+    }
+
     /// Removes the mark, because the connection continues. False if it was not marked.
     pub fn resume(&self, connection: ConnectionRef, at: OpenedAt) -> bool {
-        let Some(slot) = self.slot(connection.slot >> 1) else { return false };
-        if !slot.facts.is_recorded() {
-            return false;
-        }
         let resumed = self.with_recorded(connection, true, |number| {
             self.slot(number)?.set_opened(at);
             Some(())

@@ -50,6 +50,9 @@ const REMEMBERED: usize = 65_536;
 /// Number of connections that a change ended and that may continue: their counts at that time are remembered. For
 /// further ones that continue, these packets would be counted twice.
 const STOPPED: usize = 1 << 20;
+/// Ends of such connections that found no room in a queue, at one time. What was counted before further ones is counted
+/// twice.
+const OVERFLOWED: usize = 16_384;
 /// Room in a queue that is reserved for the final end of connections.
 const RESERVE: usize = QUEUE / 8;
 /// Maximum number of ended connections whose records wait for counts.
@@ -95,12 +98,20 @@ struct Shared {
     closed: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
+    /// Connections with an earlier record whose end found no room. All their packets are counted above.
+    overflowed: ArrayQueue<u64>,
     /// Answered name queries. A queue of their own: a flood of queries leaves connections their records.
     answers: ArrayQueue<Answered>,
     answers_left_out: AtomicU64,
 }
 
 impl Shared {
+    /// Counts all packets of a connection whose end has no record.
+    fn count(&self, info: &ConnectionInfo) {
+        self.packets.fetch_add(info.packets.iter().sum(), Relaxed);
+        self.bytes.fetch_add(info.bytes.iter().sum(), Relaxed);
+    }
+
     fn take_left_out(&self) -> FlowsLeftOut {
         let take = |count: &AtomicU64| count.swap(0, Relaxed);
         FlowsLeftOut {
@@ -138,12 +149,21 @@ impl FlowObserver for WorkerSide {
             Raw::Opened { .. } => {
                 self.0.opened.fetch_add(1, Relaxed);
             }
-            // Its record was made when a change ended it, and nothing was forwarded since then.
-            Raw::Ended { info, .. } if info.is_recorded => {}
             Raw::Ended { info, .. } => {
+                let id = info.connection.id();
+                // Its record was made when a change ended it. The reader knows what was forwarded since.
+                if info.is_recorded {
+                    if self.0.overflowed.push(id).is_ok() {
+                        self.0.count(&info);
+                    }
+                    return;
+                }
                 self.0.closed.fetch_add(1, Relaxed);
-                self.0.packets.fetch_add(info.packets.iter().sum(), Relaxed);
-                self.0.bytes.fetch_add(info.bytes.iter().sum(), Relaxed);
+                self.0.count(&info);
+                if info.is_resumed {
+                    // Without room it is counted twice: see `OVERFLOWED`.
+                    let _ = self.0.overflowed.push(id);
+                }
             }
             Raw::Late(counts) => {
                 self.0.packets.fetch_add(counts.packets.into(), Relaxed);
@@ -207,6 +227,7 @@ impl FlowRecorder {
             closed: zero(),
             packets: zero(),
             bytes: zero(),
+            overflowed: ArrayQueue::new(OVERFLOWED),
             answers: ArrayQueue::new(ANSWERS),
             answers_left_out: zero(),
         });
@@ -230,6 +251,9 @@ impl FlowRecorder {
     pub fn read(&mut self, now: Instant, mut each: impl FnMut(FlowRecord)) {
         let complete = std::mem::take(&mut self.next);
         let late = std::mem::take(&mut self.late);
+        // Before the queues: the record that is subtracted below was queued earlier, maybe by another worker.
+        let overflowed: Vec<u64> =
+            self.workers.iter().flat_map(|w| take_all(&w.overflowed)).collect();
         for worker in 0..self.workers.len() {
             let shared = Arc::clone(&self.workers[worker]);
             // Reads only the events that are in the queue now: a worker may be faster than this loop.
@@ -251,6 +275,7 @@ impl FlowRecorder {
             self.left_out.bytes += left.bytes;
             self.left_out.answered += left.answered;
         }
+        overflowed.into_iter().for_each(|id| self.subtract_recorded(id));
         late.into_iter().for_each(|counts| self.add(counts));
         for id in complete {
             self.ended.remove(&id).into_iter().for_each(&mut each);
@@ -354,6 +379,15 @@ impl FlowRecorder {
         }
     }
 
+    /// Takes what the earlier record of a connection has out of what was left out: its end found no room in a queue, and
+    /// all its packets were counted there.
+    fn subtract_recorded(&mut self, id: u64) {
+        let Some([packets, bytes]) = self.stopped.remove(&id) else { return };
+        self.names.remove(&id);
+        self.left_out.packets = self.left_out.packets.saturating_sub(packets.iter().sum());
+        self.left_out.bytes = self.left_out.bytes.saturating_sub(bytes.iter().sum());
+    }
+
     /// Adds counts to the record of a connection.
     fn add(&mut self, counts: PendingCounts) {
         let PendingCounts { connection, packets, bytes } = counts;
@@ -406,6 +440,11 @@ impl FlowRecorder {
     fn snapshot(&self, epoch: Epoch) -> Option<&Snapshot> {
         self.history.get(epoch).or_else(|| self.history.newest())
     }
+}
+
+/// What is in a queue now. A worker may go on adding to it.
+fn take_all(queue: &ArrayQueue<u64>) -> impl Iterator<Item = u64> {
+    (0..queue.len()).map_while(|_| queue.pop())
 }
 
 /// Whether workers may have counts of an ended connection in their flow entries.

@@ -30,6 +30,7 @@ const DROPPED_NO_ROUTE: u8 = 131;
 const DROPPED_SPOOFED: u8 = 140;
 /// firewallEvent.
 const IGNORED: u8 = 0;
+const CREATED: u8 = 1;
 const DELETED: u8 = 2;
 const DENIED: u8 = 3;
 const UPDATED: u8 = 5;
@@ -61,7 +62,11 @@ impl Encoder {
         let [bytes, reply_bytes] = record.bytes;
         let now = [packets, bytes, replies, reply_bytes];
         let before = match record.change {
-            FlowChange::Opened => return None,
+            // It has none yet. One that goes on after a record of its end is counted from there.
+            FlowChange::Opened => {
+                self.exported.remove(&record.id);
+                return Some([0; 4]);
+            }
             FlowChange::Updated if self.exported.contains_key(&record.id) => {
                 self.exported.insert(record.id, now)
             }
@@ -84,8 +89,9 @@ impl Encoder {
             IpAddr::V6(_) => Template::Flow6,
         };
         let (reason, event) = match record.change {
+            FlowChange::Opened => (ACTIVE, CREATED),
             FlowChange::Closed(reason) => (end_reason(reason), DELETED),
-            _ => (ACTIVE, UPDATED),
+            FlowChange::Updated => (ACTIVE, UPDATED),
         };
         let seen = record.source_nat.map_or((client.address, client.port), |s| (s.ip(), s.port()));
         let server = (record.server.address, record.server.port);
@@ -214,7 +220,7 @@ mod tests {
     #[test]
     fn the_counts_of_all_records_of_a_connection_sum_up_to_its_own() {
         let mut encoder = Encoder::default();
-        assert!(encoder.encode(&flow(FlowChange::Opened, [1, 0])).is_none());
+        assert_eq!(counts(encoder.encode(&flow(FlowChange::Opened, [0, 0]))), [0, 0]);
         assert_eq!(counts(encoder.encode(&flow(FlowChange::Updated, [5, 4]))), [5, 4]);
         assert_eq!(counts(encoder.encode(&flow(FlowChange::Updated, [7, 4]))), [2, 0]);
         let closed = FlowChange::Closed(CloseReason::Timeout);
