@@ -134,8 +134,9 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         let (blocked, lost) = datagrams.read();
         let gone = connections.check();
         eprintln!(
-            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}",
-            end.name()
+            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}, {}",
+            end.name(),
+            world.drops()?
         );
         table.add(end, blocked, lost, gone, started);
     }

@@ -188,6 +188,13 @@ impl World {
         count(&stats).ok_or_else(|| "no count".into())
     }
 
+    /// What the switch itself has dropped, by reason.
+    pub(crate) fn drops(&self) -> Outcome<Value> {
+        let switch = self.switch.as_ref().ok_or("no switch runs")?;
+        while switch.events.try_recv().is_ok() {}
+        Ok(switch.event("stats", |_| true)?["drops"].take())
+    }
+
     /// Number of connections from now on.
     pub(crate) fn connections_now(&self) -> Outcome<u64> {
         let switch = self.switch.as_ref().ok_or("no switch runs")?;

@@ -141,7 +141,7 @@ fn persistent_interface_survives_and_is_attached_again() {
     for multi_queue in [false, true] {
         let ns = NetNs::anonymous().unwrap();
         let options = TapOptions { persistent: true, multi_queue, ..TapOptions::default() };
-        let mut first = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
+        let mut first = attach_tap(&ns, &pod(&[V4, V6]), options.clone()).unwrap();
         assert!(!first.was_there());
         let index = first.index();
         let port = first.open(0, 1).unwrap();
