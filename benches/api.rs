@@ -1,9 +1,10 @@
 //! The API server as source at the target size: 5,000 nodes, 150,000 pods, 10,000 Services with 250,000 endpoints in
-//! 10,000 slices, 10,000 policies with pod peers, from an API server in memory that speaks list and watch by HTTP in a
-//! process of its own. Pods are some 3 KB each, as kubelet leaves them.
+//! 10,000 slices, 10,000 policies with pod peers. An API server in memory, in a process of its own, provides them by
+//! list and watch over HTTP. Pods have about 3 KB each, as after kubelet has updated their status.
 //!
-//! Prints: from the start to the first publish; memory of the process; one change from the moment at which the server
-//! receives it to the workers' acknowledgement. Not a criterion bench: the start is one of its kind.
+//! Prints the time from the start to the first publish, the memory of the process, and for single changes the time from
+//! the moment at which the server receives the change to the workers' acknowledgement. Not a criterion bench, because a
+//! start cannot be repeated in one process.
 //!
 //!     cargo bench -p podswitch-benches --features kubernetes --bench api
 
@@ -31,12 +32,12 @@ const SERVICES: usize = 10_000;
 const POLICIES: usize = 10_000;
 const NAMESPACES: usize = 1_000;
 const ENDPOINTS: usize = 25;
-/// Changes of each sort that are measured.
+/// Number of changes of each kind that are measured.
 const CHANGES: usize = 100;
-/// Longer than changes are put together.
+/// Longer than the time for which changes are collected into one publish.
 const QUIET: Duration = Duration::from_millis(60);
 
-/// What an API server sends and no switch reads.
+/// A field that an API server sends and the switch does not read.
 const MANAGED: &str = concat!(
     r#""managedFields":[{"manager":"kube-controller-manager","operation":"Update","apiVersion":"v1","time":"2026-11-30T05:05:29Z","fieldsType":"FieldsV1","fieldsV1":{"f:metadata":{"f:generateName":{},"f:labels":{".":{},"f:app":{},"f:pod-template-hash":{},"f:tier":{}},"f:ownerReferences":{".":{},"k:{\"uid\":\"0f6e0d52-8f0a-4a3c-9d55-6d4f4f1f2d11\"}":{}}},"f:spec":{"f:containers":{"k:{\"name\":\"main\"}":{".":{},"f:image":{},"f:imagePullPolicy":{},"f:name":{},"f:ports":{".":{},"k:{\"containerPort\":8080,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{},"f:name":{},"f:protocol":{}}},"f:resources":{".":{},"f:limits":{".":{},"f:cpu":{},"f:memory":{}},"f:requests":{".":{},"f:cpu":{},"f:memory":{}}},"f:terminationMessagePath":{},"f:terminationMessagePolicy":{}}},"f:dnsPolicy":{},"f:enableServiceLinks":{},"f:restartPolicy":{},"f:schedulerName":{},"f:securityContext":{},"f:terminationGracePeriodSeconds":{}}}},"#,
     r#"{"manager":"kubelet","operation":"Update","apiVersion":"v1","time":"2026-11-30T05:05:31Z","fieldsType":"FieldsV1","fieldsV1":{"f:status":{"f:conditions":{"k:{\"type\":\"ContainersReady\"}":{".":{},"f:lastProbeTime":{},"f:lastTransitionTime":{},"f:status":{},"f:type":{}},"k:{\"type\":\"Initialized\"}":{".":{},"f:status":{},"f:type":{}},"k:{\"type\":\"Ready\"}":{".":{},"f:status":{},"f:type":{}}},"f:containerStatuses":{},"f:hostIP":{},"f:phase":{},"f:podIP":{},"f:podIPs":{".":{},"k:{\"ip\":\"10.0.0.2\"}":{".":{},"f:ip":{}}},"f:startTime":{}}},"subresource":"status"}]"#
@@ -115,7 +116,7 @@ fn slice(number: usize, version: usize) -> String {
     )
 }
 
-/// The server's process: prints its address, then changes an object for each line of its input.
+/// The server's process: prints its address, then changes one object for each line of its input.
 fn serve() {
     let world = Arc::new(World::default());
     world.generate(Kind::Namespace, NAMESPACES, namespace);
@@ -140,7 +141,7 @@ fn serve() {
     }
 }
 
-/// What takes the states: a node with a worker, or where there is no privilege the control plane with one.
+/// The receiver of the states: a node with a worker, or without privilege the control plane with one worker.
 enum Sink {
     Node(Box<Node>),
     Control(Box<ControlPlane>),
@@ -185,7 +186,7 @@ fn main() {
         return serve();
     }
     if std::env::args().any(|argument| argument == "--test") {
-        // `cargo test --benches`: it takes a minute and more.
+        // Skipped in `cargo test --benches`, because it takes more than a minute.
         return;
     }
     let program = std::env::current_exe().expect("it has a path");
@@ -245,7 +246,7 @@ fn main() {
         resident() >> 20
     );
     println!("api/peak: {}", peak());
-    // What is still to be said and written of the start.
+    // Waits until the work that follows the start is done.
     for _ in 0..200 {
         source.follow(&mut sink, false).expect("a good state");
         std::thread::sleep(Duration::from_millis(10));
@@ -255,7 +256,7 @@ fn main() {
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for turn in 1..=CHANGES {
         for sort in ["pod", "policy", "slice"] {
-            // Others of the cluster each time; pods of this node would be 1 in 5,000.
+            // A different object each time. Of the pods, 1 in 5,000 would be on this node.
             let number = turn * 37;
             std::thread::sleep(QUIET);
             while source.follow(&mut sink, false).expect("a good state") != Followed::Unchanged {}
@@ -289,7 +290,7 @@ fn main() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-/// As the loop of `vswitch run` does.
+/// Like the loop of `vswitch run`.
 fn wait(source: &ApiSource) {
     let pause = source.next_check();
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(pause.subsec_nanos()) };
@@ -297,7 +298,7 @@ fn wait(source: &ApiSource) {
     let _ = poll(&mut [PollFd::new(&fd.as_fd(), PollFlags::IN)], Some(&timeout));
 }
 
-/// The most memory that was resident, as the kernel says it.
+/// The maximum resident memory, as the kernel reports it.
 fn peak() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: unknown");

@@ -1,24 +1,30 @@
-//! What an answer of the cluster's DNS costs: the datagram of a query in memory to the datagram of its answer, among 10,000
-//! Services of two families with three endpoints each. Questions are spread over the whole table, so that each finds
-//! its Service in memory rather than in a cache of its own.
+//! The cost of an answer of the cluster's DNS: from the datagram of a query in memory to the datagram of its answer,
+//! with 10,000 Services of two families with three endpoints each. Queries are spread over the whole table, so that
+//! each reads its Service from main memory and not from a cache.
 //!
-//! `answer/mix` is what pods ask: A and AAAA of a name, most of them by the search list (NXDOMAIN). `publish/one_slice`
-//! changes one endpoint of one Service and keeps the zone before it, as a switch does.
+//! `answer/mix` has the queries of typical pods: A and AAAA of a name, most of them from the search list (NXDOMAIN).
+//! `publish/one_slice` changes one endpoint of one Service while the previous zone is kept, as a switch does.
 
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use podswitch_core::config::Config;
 use podswitch_dns::facts::{
     EndpointFacts, PortFacts, Protocol, ServiceFacts, ServiceKind, SliceFacts,
 };
 use podswitch_dns::{
     MAX_SIZE, Name, Outcome, Rcode, Settings, Transport, Zone, answer, query, record_type as rt,
 };
+use podswitch_policy::rule;
+use podswitch_policy::service::model::{EndpointSlice, Service, ServicePort, SlicePort};
+use podswitch_testkit::rig::services::{self, vip};
+use podswitch_testkit::rig::{Switch, addresses as pod, framed, frames};
+use podswitch_wire::flow_key::proto;
 
 const SERVICES: u32 = 10_000;
-/// A prime that no count of anything here is a multiple of.
+/// A prime that divides none of the counts used here.
 const STRIDE: u32 = 7_919;
 
 fn addresses(n: u32, base: u8) -> [IpAddr; 2] {
@@ -52,7 +58,7 @@ fn ports(number: u16) -> Vec<PortFacts> {
     vec![port("http", number), port("metrics", number + 1)]
 }
 
-/// One Service of eight is headless.
+/// One Service in eight is headless.
 fn zone() -> Zone {
     let mut zone = Zone::new(Settings::default()).expect("settings");
     for n in 0..SERVICES {
@@ -74,7 +80,8 @@ fn zone() -> Zone {
     zone
 }
 
-/// Numbers of Services, each once, far from each other; headless ones or the others.
+/// Numbers of Services, each once, in an order in which successive ones are far apart; either the headless ones or the
+/// others.
 fn spread(headless: bool) -> impl Iterator<Item = u32> {
     let all = (0..SERVICES).map(|n| n * STRIDE % SERVICES);
     all.filter(move |n| (n % 8 == 7) == headless)
@@ -122,7 +129,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Answers one query; it must be answered so.
+/// Answers one query, and checks the response code.
 fn one(zone: &Zone, query: &[u8], rotation: u32, out: &mut [u8]) -> (usize, Rcode) {
     match answer(zone, query, Transport::Udp, rotation, out) {
         Outcome::Answered(it) => (it.len, it.rcode),
@@ -154,7 +161,7 @@ fn answers(criterion: &mut Criterion) {
         };
         mix.extend(queries.into_iter().take(1_000 * share));
     }
-    // Kinds take turns.
+    // The kinds of queries alternate.
     let len = mix.len();
     let mut at = 0;
     group.bench_function("mix", |bencher| {
@@ -182,5 +189,55 @@ fn changes(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, answers, changes);
+/// Frames from a pod's memory port to their answers there: reception, source checks, the Service's backend, policy, the
+/// answer, transmission. Source ports differ, as those of clients do.
+fn switched(criterion: &mut Criterion) {
+    let (client, server) = (pod(0)[0], vip(0));
+    let dns = Service {
+        ports: vec![ServicePort { protocol: rule::Protocol::Udp, ..ServicePort::tcp("dns", 53) }],
+        ..Service::cluster_ip("kube-system", "kube-dns", [server])
+    };
+    let port = SlicePort { protocol: rule::Protocol::Udp, ..SlicePort::tcp("dns", 53) };
+    let slice = EndpointSlice {
+        namespace: "kube-system".into(),
+        ports: vec![port],
+        ..services::slice("kube-dns", 0, &[1])
+    };
+    let config = Config {
+        services: vec![Arc::new(dns)],
+        slices: vec![Arc::new(slice)],
+        zone: Some(Arc::new(zone())),
+        ..services::config(&[])
+    };
+    let mut switch = Switch::new(&config);
+    let frames: Vec<Vec<u8>> = spread(false)
+        .enumerate()
+        .map(|(at, n)| {
+            let ports = (1024 + (at as u16 % 60_000), 53);
+            let udp = frames::udp(client, server, ports, &named("", n, rt::A));
+            framed(0, &frames::ip(client, server, proto::UDP, 64, None, &udp))
+        })
+        .collect();
+    let mut group = criterion.benchmark_group("switched");
+    const BURST: usize = 64;
+    group.throughput(Throughput::Elements(BURST as u64));
+    let mut all = frames.iter().cycle();
+    group.bench_function("a", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..BURST {
+                switch.ends[0].send_frame(all.next().expect("endless")).expect("room");
+            }
+            switch.workers[0].poll(switch.now);
+            let mut answers = 0;
+            while let Some(answer) = switch.ends[0].recv() {
+                switch.ends[0].recycle(answer);
+                answers += 1;
+            }
+            assert_eq!(answers, BURST);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, answers, switched, changes);
 criterion_main!(benches);

@@ -1,5 +1,5 @@
-//! `hit/*`: what a packet costs whose flow is known, reception and transmission by memory ports
-//! included. 64-byte packets, flows visited in a scattered order over the whole table.
+//! `hit/*`: the cost of a packet of a known flow, including reception and transmission by memory ports. 64-byte
+//! packets, flows visited in a scattered order over the whole table.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use podswitch_core::packet::BATCH;
 
 const COUNTS: [(usize, &str); 4] = [(1, "1"), (1_000, "1k"), (100_000, "100k"), (1_000_000, "1M")];
 
-/// `hit/NAME/FLOWS`, one worker; nothing is made for what the command line leaves out.
+/// `hit/NAME/FLOWS` with one worker. Nothing is built for figures that the command line excludes.
 fn measure(
     c: &mut Criterion<CpuTime>,
     name: &str,
@@ -27,7 +27,7 @@ fn measure(
     measure_with(c, name, config, make, answer);
 }
 
-/// As [`measure`], with the answer that each frame gets while tables are filled.
+/// As [`measure`], with the reply that each frame gets while tables are filled.
 fn measure_with(
     c: &mut Criterion<CpuTime>,
     name: &str,
@@ -59,14 +59,14 @@ fn measure_tunnel(c: &mut Criterion<CpuTime>) {
         measure_with(c, &format!("vxlan_encap{family}"), &overlay(1), out, |f| {
             tunnelled(&answer(f))
         });
-        // What comes in is the packet of a pod elsewhere; here the frames that led to it are at hand.
+        // The reply to a received tunnel packet is the reply to its inner frame.
         let inside = move |flow| tunnelled(&udp(flow, v6));
         let back = |frame: &[u8]| answer(&frame[50..]);
         measure_with(c, &format!("vxlan_decap{family}"), &overlay(0), inside, back);
     }
 }
 
-/// `hit/NAME_2_workers/FLOWS`: the packet of one worker while another is as busy, each with half of the
+/// `hit/NAME_2_workers/FLOWS`: the cost of a packet of one worker while another is equally busy, each with half of the
 /// flows.
 fn measure_two(
     c: &mut Criterion<CpuTime>,
@@ -99,7 +99,7 @@ fn measure_two(
     group.finish();
 }
 
-/// `hit/policy/N`: 1,000 flows under N policies.
+/// `hit/policy/N`: 1,000 flows with N policies.
 fn measure_policies(c: &mut Criterion<CpuTime>) {
     for (name, v6) in [("policy", false), ("policy_ipv6", true)] {
         let mut group = c.benchmark_group(format!("hit/{name}"));
@@ -120,8 +120,8 @@ fn measure_policies(c: &mut Criterion<CpuTime>) {
     }
 }
 
-/// `hit/{service_nat,full}…/FLOWS`: connections to 200 Services with 25 endpoints each. `full` is
-/// connection tracking, policy both ways, translation and the tunnel, counters on.
+/// `hit/{service_nat,full}…/FLOWS`: connections to 200 Services with 25 endpoints each. `full` has connection tracking,
+/// policy in both directions, translation and the tunnel, and counters.
 fn measure_services(c: &mut Criterion<CpuTime>) {
     for full in [false, true] {
         for (v6, tcp) in [(false, false), (true, false), (false, true), (true, true)] {

@@ -1,5 +1,5 @@
-//! Instructions a packet, counted by callgrind: a figure that no other program and no clock
-//! disturbs, so that a change of 3 % means something. Compared with `instructions.json`.
+//! Instructions per packet, counted by callgrind. Other programs and the clock do not affect this
+//! figure, so a change of 3 % is significant. Compared with `instructions.json`.
 //!
 //! ```text
 //! cargo bench --bench instructions                 counts, prints, compares; exit 1 on +3 %
@@ -8,8 +8,8 @@
 //! cargo bench --bench instructions -- --time       ns by the thread's processor time, no valgrind
 //! ```
 //!
-//! The bench runs itself under callgrind, once for each figure; only what happens inside
-//! [`measured`] is counted.
+//! The bench runs itself under callgrind, once for each figure; only instructions inside
+//! [`measured`] are counted.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -29,8 +29,9 @@ use podswitch_core::config::Config;
 use podswitch_core::packet::BATCH;
 use rustix::time::{ClockId, clock_gettime};
 
-/// More instructions than committed by this part are a failure, fewer a note. Builds in different folders were
-/// seen to differ: hit/l2 had 540 and 602, of which the higher one is committed.
+/// If a count exceeds the committed one by this part, the bench fails; if it is lower by this part,
+/// it prints a note. Builds in different folders can differ: hit/l2 had 540 and 602, of which the
+/// higher one is committed.
 const TOLERANCE: f64 = 0.05;
 /// Flows of the `hit` figures.
 const FLOWS: usize = 1_000;
@@ -38,14 +39,14 @@ const FLOWS: usize = 1_000;
 /// One poll; returns how many packets it took.
 type Poll = Box<dyn FnMut() -> usize>;
 
-/// A figure: its name, what makes the switch ready, and polls to count.
+/// A figure: its name, the function that sets up the switch, and the number of polls to count.
 struct Figure {
     name: &'static str,
     ready: fn() -> Poll,
     polls: usize,
 }
 
-/// Everything that is counted; add a line to count more.
+/// All figures; add a line to count another one.
 const FIGURES: &[Figure] = &[
     Figure { name: "hit/l3", ready: || known(&routed(), |n| udp(n, false)), polls: 200 },
     Figure { name: "hit/l3_ipv6", ready: || known(&routed(), |n| udp(n, true)), polls: 200 },
@@ -82,12 +83,12 @@ const FIGURES: &[Figure] = &[
     },
 ];
 
-/// Packets of flows that are known, by memory ports; [`Rig`].
+/// Packets of known flows, through memory ports; see [`Rig`].
 fn known(config: &Config, make: fn(usize) -> Vec<u8>) -> Poll {
     polled(Rig::new(config, &frames(make), 1))
 }
 
-/// As [`known`], with the answer that each frame gets while tables are filled.
+/// As [`known`], with the reply that each frame gets while tables are filled.
 fn answered(
     config: &Config,
     make: impl Fn(usize) -> Vec<u8>,
@@ -100,7 +101,7 @@ fn frames(make: impl Fn(usize) -> Vec<u8>) -> Vec<Vec<u8>> {
     scattered(flows()).map(make).collect()
 }
 
-/// How many flows: 1,000, or what the environment says in `FLOWS` (for `--time`).
+/// The number of flows: 1,000, or the value of the environment variable `FLOWS` (for `--time`).
 fn flows() -> usize {
     env::var("FLOWS").ok().and_then(|n| n.parse().ok()).unwrap_or(FLOWS)
 }
@@ -123,17 +124,17 @@ fn decap(v6: bool) -> Poll {
     answered(&overlay(0), |flow| tunnelled(&udp(flow, v6)), |frame| answer(&frame[50..]))
 }
 
-/// Packets of connections to Services; [`full::rig`].
+/// Packets of connections to Services; see [`full::rig`].
 fn service(full: bool, v6: bool, tcp: bool) -> Poll {
     let mut rig = full::rig(Case { full, v6, tcp }, scattered(flows()), 1);
     Box::new(move || rig.workers[0].poll(rig.now))
 }
 
-/// First packets of connections; [`fresh::Rig`].
+/// First packets of connections; see [`fresh::Rig`].
 fn unknown(case: Fresh, v6: bool) -> Poll {
     let mut rig = fresh::Rig::new(case);
     rig.set_v6(v6);
-    // Before times are taken what is of the other family ends.
+    // Before times are measured, the connections of the other family must have ended.
     let timed = env::args().any(|a| a == "--time");
     for _ in 0..if timed && v6 { 200 } else { 1 } {
         rig.poll();
@@ -141,13 +142,13 @@ fn unknown(case: Fresh, v6: bool) -> Poll {
     Box::new(move || rig.poll())
 }
 
-/// What callgrind counts.
+/// The part that callgrind counts.
 #[inline(never)]
 fn measured(poll: &mut Poll, polls: usize) -> usize {
     black_box((0..polls).map(|_| poll()).sum())
 }
 
-/// The run under callgrind: says how many packets there were.
+/// The run under callgrind: prints the number of packets.
 fn child(name: &str) -> ExitCode {
     let Some(figure) = FIGURES.iter().find(|f| f.name == name) else {
         return ExitCode::from(2);
@@ -158,7 +159,7 @@ fn child(name: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Median ns a packet of rounds of a tenth of a second each.
+/// Median ns per packet, over rounds of a tenth of a second each.
 fn time(figure: &Figure) -> [f64; 3] {
     let now = || {
         let t = clock_gettime(ClockId::ThreadCPUTime);
@@ -182,7 +183,7 @@ fn time(figure: &Figure) -> [f64; 3] {
     [rounds[0], rounds[rounds.len() / 2], rounds[rounds.len() * 9 / 10]]
 }
 
-/// Instructions a packet of `name`.
+/// Instructions per packet of the figure `name`.
 fn count(name: &str, scratch: &Path) -> Result<f64, String> {
     let me = env::current_exe().map_err(|e| e.to_string())?;
     let file = scratch.join(name.replace('/', "_"));
@@ -211,7 +212,7 @@ fn committed_at() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json")
 }
 
-/// Prints one line of the table; false if the figure is worse than it may be.
+/// Prints one line of the table; false if the count exceeds the limit.
 fn within_tolerance(name: &str, counted: f64, committed: Option<f64>) -> bool {
     let Some(committed) = committed else {
         println!("{name:28} {counted:10.1} {:>10}", "new");
@@ -267,7 +268,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Counts all, two at a time, and compares. Whether none is too much worse.
+/// Counts all figures, two at a time, and compares them. Returns whether all are within the limit.
 fn compare(figures: &[&Figure], update: bool) -> Result<bool, String> {
     let text = std::fs::read_to_string(committed_at()).unwrap_or_else(|_| "{}".into());
     let mut committed: BTreeMap<String, f64> =

@@ -1,9 +1,9 @@
-//! `maglev/*`, `miss/service`, `compile/service`: building the choice among backends, asking the
-//! Service table for a new connection's backend, and changing it.
+//! `maglev/*`, `miss/service`, `compile/service`: building the table that selects backends, looking up a new
+//! connection's backend in the Service table, and changing that table.
 //!
-//! Services have 25 endpoints on as many nodes. Keys are spread over all Services and visited in a
-//! scattered order, so that large tables are not measured from the cache of small ones. Memory is printed first:
-//! what the process grew by, and what of it is the compiled table.
+//! Services have 25 endpoints on as many nodes. Keys are spread over all Services and visited in a scattered order, so
+//! that a large table is measured from main memory and not from the cache. Memory is printed first: the growth of the
+//! process, and the part of it that is the compiled table.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -47,7 +47,7 @@ fn service(n: u32) -> Arc<Service> {
     Arc::new(service)
 }
 
-/// The slice of a Service; `shift` exchanges one endpoint for another.
+/// The slice of a Service; `shift` replaces one endpoint by another.
 fn slice(n: u32, shift: u32) -> Arc<EndpointSlice> {
     let endpoint = |i: u32| {
         let i = if i == 0 { shift * ENDPOINTS } else { i };
@@ -107,7 +107,7 @@ fn ask(table: &ServiceTable, keys: &[FlowKey]) -> usize {
     keys.iter().filter(found).count()
 }
 
-/// As a worker asks that has a batch of misses.
+/// Looks up the keys as a worker does for a batch of misses.
 fn prefetch_and_look_up(table: &ServiceTable, keys: &[FlowKey]) -> usize {
     let batch = |keys: &[FlowKey]| {
         table.prefetch(keys, &mut [Prefetched::default(); 64]);
@@ -151,7 +151,7 @@ fn compile(c: &mut Criterion<CpuTime>) {
             .bench_function(BenchmarkId::new("whole", services), |b| b.iter(|| compiler(services)));
         let mut compiler = compiler(services);
         let mut shift = 0;
-        // The table before stays in force while the next is made.
+        // The previous table stays in force while the next is built.
         let mut held = compiler.publish();
         group.bench_function(BenchmarkId::new("one_endpoint", services), |b| {
             b.iter(|| {

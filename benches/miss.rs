@@ -1,6 +1,6 @@
-//! `miss/*`: what the first packet of a connection costs, from its reception by a memory port to its
-//! transmission by another, with 10, 1,000 and 10,000 policies and as many Services over a cluster of
-//! 150,000 pods. See `support/fresh.rs`.
+//! `miss/*`: the cost of the first packet of a connection, from its reception by a memory port to its transmission by
+//! another, with 10, 1,000 and 10,000 policies and the same number of Services in a cluster of 150,000 pods. See
+//! `support/fresh.rs`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn miss(criterion: &mut Criterion<CpuTime>) {
     measure(criterion, "via_service_2_workers", Case { workers: 2, ..Case::via_service(most) });
 }
 
-/// Both families. With two workers the figure is that of one, while the other is as busy.
+/// Both families. With two workers, the figure is that of one while the other is equally busy.
 fn measure(criterion: &mut Criterion<CpuTime>, name: &str, case: Case) {
     let mut rig = None;
     for (family, v6) in [("", false), ("_ipv6", true)] {
@@ -32,7 +32,7 @@ fn measure(criterion: &mut Criterion<CpuTime>, name: &str, case: Case) {
             rig.set_v6(v6);
             let packets = rig.packets() as u64;
             rig.beside_others(|poll| {
-                // Of a packet, though a poll takes some thousands.
+                // The time of one packet, although a poll receives some thousands.
                 bencher.iter_custom(|times| {
                     let polls = times.div_ceil(packets);
                     let begun = CpuTime.start();

@@ -1,12 +1,12 @@
-//! What a changed Kubernetes object costs from its arrival as JSON to every worker's
-//! acknowledgement, at the size to be held: 5,000 nodes, 150,000 pods, 10,000 policies, 10,000
-//! Services with 25 endpoints each, both families. The aim is 5 ms.
+//! The cost of a changed Kubernetes object from its arrival as JSON to every worker's
+//! acknowledgement, at the target size: 5,000 nodes, 150,000 pods, 10,000 policies, 10,000 Services
+//! with 25 endpoints each, both families. The target is 5 ms.
 //!
 //! `objects/one_*`: `Object::from_json`, `Store::upsert`, `Store::take_changes` and a `Node` in a
-//! network namespace of its own: acknowledged by its worker, and routes, steering and masquerading
-//! of the node's kernel set. `objects/read_one_*` is the part without the node.
+//! network namespace of its own. Included are the worker's acknowledgement and the routes, steering
+//! and masquerading in the node's kernel. `objects/read_one_*` is the part without the node.
 //! `objects/reload_*`: one object changed in manifests of about 100 MB, read again by `Files::load`.
-//! What reading everything costs is printed, too.
+//! The cost of reading everything is printed, too.
 //!
 //! Needs root or a user namespace.
 
@@ -130,7 +130,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Puts what changed in force.
+    /// Applies the changes.
     fn publish(&mut self) {
         let changes = self.store.take_changes();
         let applied = self.node.update_state(self.cluster.changes(changes));
@@ -138,7 +138,7 @@ impl Cluster {
     }
 }
 
-/// Reads the manifests and puts the state in force.
+/// Reads the manifests and applies the state.
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 fn start(folder: &Path) -> Cluster {
     let mut files = Files::new(folder);
@@ -210,7 +210,7 @@ fn objects(criterion: &mut Criterion) {
         ("service", [service(5000, false), service(5000, true)]),
         ("endpoint", [slice(5000, 0, 0), slice(5000, 0, 1)]),
         ("node", [node(77, 1), node(77, 2)]),
-        // A newer pod takes the address of one that terminates.
+        // A newer pod gets the address of one that terminates.
         ("address", {
             let mut old = pod(77, 0);
             let mut new = pod(77, 0);
@@ -244,7 +244,7 @@ fn objects(criterion: &mut Criterion) {
                 cluster.store.take_changes()
             });
         });
-        // What the control plane was not told is told once more.
+        // Reports again the changes that did not reach the control plane.
         cluster.store.upsert(&Object::from_json(&texts[0]).expect("an object"));
         let _ = cluster.store.take_changes();
     }

@@ -1,12 +1,14 @@
-//! Parsing alone, beside other libraries. Two questions, each put to 1,024 different frames in
-//! turn (those of `mix` in random order), so that neither branches nor addresses can be learnt:
+//! Parsing alone, compared with other libraries. Two tasks, each with 1,024 different frames in
+//! turn (those of `mix` in random order), so that the processor can learn neither branches nor
+//! addresses:
 //!
-//! * `parse/*`: what a switch must know before it can look a flow up. Key, hash of the key, IPv4
-//!   header checksum verified, TTL, TCP flags, offsets of payload and end. Ours is one call; the
-//!   others walk Ethernet, IP and TCP or UDP by the checked way they recommend, verify the checksum
-//!   by what they bring (etherparse and pnet: by computing it), and the same hash is taken.
-//! * `reach/*`: addresses and ports only, nothing verified that the library does not insist on.
-//!   Ours are the header views.
+//! * `parse/*`: everything that a switch must know before it can look a flow up: key, hash of the
+//!   key, verified IPv4 header checksum, TTL, TCP flags, offsets of payload and end. This library
+//!   does it in one call. The others parse Ethernet, IP and TCP or UDP with the checked functions
+//!   that they recommend, verify the checksum with their own functions (etherparse and pnet: by
+//!   computing it), and compute the same hash.
+//! * `reach/*`: addresses and ports only; nothing is verified beyond what the library always
+//!   verifies. This library uses its header views.
 //!
 //! `cargo bench --bench parse`
 
@@ -47,7 +49,7 @@ const KINDS: [(&str, Kind); 4] = [
     ("ipv6_udp", Kind { v6: true, tcp: false }),
 ];
 
-/// A frame of 64 bytes, or the few more that IPv6 and TCP need.
+/// A frame of 64 bytes, or the few more bytes that IPv6 and TCP need.
 fn frame(kind: Kind, random: &mut Random) -> Vec<u8> {
     let (a, b, ports) = (random.next(), random.next(), random.next());
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
@@ -59,7 +61,7 @@ fn frame(kind: Kind, random: &mut Random) -> Vec<u8> {
     };
     let (src, dst) = (ports as u16, (ports >> 16) as u16);
     let mut frame = Vec::new();
-    // 64 bytes on the wire are 60 in memory; what is left of them is payload.
+    // 64 bytes on the wire are 60 in memory; the remaining bytes are payload.
     let headers = 14 + if kind.v6 { 40 } else { 20 } + if kind.tcp { 20 } else { 8 };
     let payload = [0; 64].get(headers..60).map_or(0, <[u8]>::len);
     let payload = vec![0; payload];
@@ -71,7 +73,7 @@ fn frame(kind: Kind, random: &mut Random) -> Vec<u8> {
     frame
 }
 
-/// Frames side by side at a stride of two cache lines.
+/// Frames in one buffer at a stride of two cache lines.
 struct Frames(Vec<([u8; 128], usize)>);
 
 impl Frames {
@@ -92,9 +94,10 @@ impl Frames {
     }
 }
 
-/// Writes what was found where it is wanted: with `VERIFY` the record that a switch keeps of a
-/// frame (but for some fields that only ours fills), else the key. Everybody writes in place:
-/// handed on by value it costs each of them up to 10 ns more. `segment` is the layer-4 packet.
+/// Writes the parsed values to their destination: with `VERIFY` the record that a switch keeps of a
+/// frame (except some fields that only this library fills), otherwise the key. All libraries write
+/// in place: returning the values would cost each of them up to 10 ns more. `segment` is the
+/// layer-4 packet.
 #[inline(always)]
 fn fill<const VERIFY: bool>(
     found: &mut Parsed,
@@ -129,7 +132,7 @@ fn fill<const VERIFY: bool>(
     };
 }
 
-/// What the layer-4 header says.
+/// The fields of the layer-4 header.
 #[derive(Clone, Copy)]
 struct Upper {
     src: u16,
@@ -247,7 +250,7 @@ fn with_smoltcp<const VERIFY: bool>(
             IpProtocol::Tcp => {
                 let tcp = TcpPacket::new_checked(segment).ok()?;
                 let (src, dst) = (tcp.src_port(), tcp.dst_port());
-                // The flags have a getter each; this is the byte that they look at.
+                // The library has a getter for each flag; this is the byte that they read.
                 let flags = segment[13];
                 Some(Upper { src, dst, header_len: usize::from(tcp.header_len()), flags })
             }
@@ -288,7 +291,7 @@ fn with_smoltcp<const VERIFY: bool>(
     Some(())
 }
 
-/// Ours by hand, header by header, as one would use smoltcp's.
+/// This library's header views, called one by one, in the way that smoltcp's are used.
 fn with_views(frame: &[u8], hash_key: &HashKey, found: &mut Parsed) -> Option<()> {
     use podswitch_wire::{ethernet, ipv4, ipv6, tcp, udp};
     fn upper(proto: u8, segment: &[u8]) -> Option<Upper> {
@@ -327,7 +330,7 @@ fn with_views(frame: &[u8], hash_key: &HashKey, found: &mut Parsed) -> Option<()
     Some(())
 }
 
-/// One library over one set of frames; what it found is left in memory, as a burst's is.
+/// One library with one set of frames; the results are left in memory, as for a burst.
 fn measure(
     criterion: &mut Criterion<CpuTime>,
     group: &str,
@@ -341,7 +344,7 @@ fn measure(
         assert!(parse(frame, hash_key, &mut found).is_some());
         assert_eq!(found.key, expected.key, "{group}");
         if group.starts_with("parse") {
-            // Only ours looks for these.
+            // Only this library checks for these.
             found.traffic_class = expected.traffic_class;
             found.dont_fragment = expected.dont_fragment;
             assert_eq!(found, expected, "{group}");

@@ -1,10 +1,11 @@
-//! What policy costs: a judgement on the miss path, a whole compilation, and one object changed,
-//! at 10, 1,000 and 10,000 policies over 150,000 pods.
+//! The cost of policy: an evaluation on the miss path, a whole compilation, and a change of one
+//! object, at 10, 1,000 and 10,000 policies over 150,000 pods.
 //!
-//! `miss/policy` looks up both parties by address and judges one end, keys spread over all
-//! policies and their rules; `miss/policy_both_ends` judges both. Nothing is cached between
-//! probes but what the processor's caches hold. `compile/policy_whole` makes the first table of
-//! objects already taken in; `compile/policy_one_*` tells of one changed object and publishes.
+//! `miss/policy` looks up both parties by address and evaluates one end, with keys spread over all
+//! policies and their rules; `miss/policy_both_ends` evaluates both ends. Nothing is cached between
+//! probes except in the processor's caches. `compile/policy_whole` builds the first table from
+//! objects that were already upserted; `compile/policy_one_*` upserts one changed object and
+//! publishes.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -28,13 +29,14 @@ fn evaluate(table: &PolicyTable, probe: &Probe) -> Decision {
     }
 }
 
-/// What compiled policies take, beside the pods, which are as many however few policies there are.
+/// Memory of compiled policies, without the pods, whose number does not depend on the number of
+/// policies.
 fn report() {
     let grown = POLICIES.map(|policies| {
         let mut compiler = world::compiler(policies);
         let before = resident();
         let table = compiler.publish();
-        // Held, so that no other gets its memory.
+        // Held, so that no other allocation reuses its memory.
         (policies, resident().saturating_sub(before), compiler, table)
     });
     let (few, base, ..) = grown[0];
@@ -80,7 +82,7 @@ fn compile(criterion: &mut Criterion) {
     }
     for policies in POLICIES {
         let mut compiler = world::compiler(policies);
-        // As in the switch, the table in force is held while the next is made.
+        // As in the switch, the table in force is held while the next is built.
         let mut in_force = compiler.publish();
         let whole = Arc::new(world::network_policy(policies / 2));
         let mut less = world::network_policy(policies / 2);
@@ -99,7 +101,7 @@ fn compile(criterion: &mut Criterion) {
             bencher.iter(|| {
                 fresh += 1;
                 let mut workload = other.workload.clone();
-                // One time of two labels that others have, one time new ones.
+                // Alternately two labels that other pods have, and new ones.
                 if fresh.is_multiple_of(2) {
                     workload.labels = workload.labels.with("revision", fresh.to_string());
                 }

@@ -47,7 +47,7 @@ fn service(number: usize) -> Arc<Service> {
     Arc::new(service)
 }
 
-/// The slice of one family; `shift` takes other pods.
+/// The slice of one family; `shift` selects other pods.
 fn slice(number: usize, family: usize, shift: usize) -> Arc<EndpointSlice> {
     let backend = |n: usize| {
         let pod = (number * ENDPOINTS + n + shift) % world::PODS;
@@ -196,7 +196,7 @@ fn publish(criterion: &mut Criterion) {
             _ => Change::Port(port.clone()),
         })
     });
-    // The address passes from one pod to the other and back.
+    // The address moves from one pod to the other and back.
     group.bench_function("one_address_contested", |bencher| {
         let newer = {
             let mut newer = (*pod(77)).clone();
@@ -217,7 +217,7 @@ fn publish(criterion: &mut Criterion) {
         });
         control.update_lenient([Change::PodGone(newer.cookie.clone())]).expect("a good change");
     });
-    // The whole configuration, of which one object differs.
+    // The whole configuration, with one changed object.
     group.bench_function("whole_with_one_changed", |bencher| {
         let mut config = config.clone();
         let versions = [pod(77), {
@@ -237,7 +237,7 @@ fn publish(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Address of a Service that one flow goes through.
+/// Address of the Service that one flow uses.
 const IDLE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 9);
 
 /// The second pod behind an address.
@@ -273,7 +273,7 @@ fn known(flows: usize, v6: bool, workers: usize) -> rig::Rig {
     let frames = rig::scattered(flows).map(|n| rig::udp(n, v6));
     let frames: Vec<_> = frames.chain((0..workers).map(|_| through_idle())).collect();
     let first = rig::answer(&frames[0]);
-    // Only its backend could answer for the Service.
+    // Only its backend could reply for the Service.
     let answer = |frame: &[u8]| match frame == through_idle() {
         true => first.clone(),
         false => rig::answer(frame),
@@ -281,10 +281,10 @@ fn known(flows: usize, v6: bool, workers: usize) -> rig::Rig {
     rig::Rig::answered(&config, &frames, workers, answer)
 }
 
-/// What changes, by turns.
+/// The kinds of changes, which alternate.
 type Changes = fn(u32) -> Change;
 
-/// A namespace that nobody is in.
+/// A namespace without pods.
 fn nobodys(turn: u32) -> Change {
     let namespace = Namespace { name: "idle".into(), labels: Labels::default() };
     match turn.is_multiple_of(2) {
@@ -293,12 +293,12 @@ fn nobodys(turn: u32) -> Change {
     }
 }
 
-/// The Service that one flow goes through.
+/// The Service that one flow uses.
 fn of_one(turn: u32) -> Change {
     Change::Service(idle(!turn.is_multiple_of(2)))
 }
 
-/// A label of the pod that all flows come from.
+/// A label of the pod that sends all flows.
 fn of_all(turn: u32) -> Change {
     let mut pod = (*rig::policed(1).endpoints[0]).clone();
     if !turn.is_multiple_of(2) {
@@ -307,8 +307,8 @@ fn of_all(turn: u32) -> Change {
     Change::Pod(Arc::new(pod))
 }
 
-/// Packets of the first worker in a second of its processor's time, while the state changes `rate`
-/// times a second; what publishing itself takes is the control plane's.
+/// Packets of the first worker per second of its processor time, while the state changes `rate`
+/// times a second. The time of publishing is charged to the control plane's thread.
 fn packets(rig: &mut rig::Rig, rate: u32, changes: Changes) -> f64 {
     const SPAN: Duration = Duration::from_millis(500);
     let (now, control) = (rig.now, &mut rig.control);
@@ -340,9 +340,9 @@ fn packets(rig: &mut rig::Rig, rate: u32, changes: Changes) -> f64 {
     })
 }
 
-/// `publish/hits`: packets of flows that are known, while the state changes 10 and 100 times a second,
-/// to those while it stays: the median of five such pairs. What changes concerns none of the
-/// flows, one of them, or all.
+/// `publish/hits`: packets of known flows while the state changes 10 and 100 times a second,
+/// relative to a state that does not change: the median of five such pairs. The changes affect none
+/// of the flows, one of them, or all.
 fn hits(_: &mut Criterion) {
     println!("publish/hits: packets a second, ratio to a state that stays (median of 5)");
     let kinds: [(&str, Changes); 3] = [("none", nobodys), ("one", of_one), ("all", of_all)];

@@ -35,7 +35,7 @@ fn look_up(table: &PolicyTable, probes: &[Probe]) -> usize {
     probes.iter().filter(allowed).count()
 }
 
-/// The part of it that looks up both parties.
+/// The part that looks up both parties.
 #[inline(never)]
 fn find_parties(table: &PolicyTable, probes: &[Probe]) -> usize {
     let pods = |probe: &&Probe| {

@@ -7,45 +7,48 @@ use std::time::Duration;
 use crate::loads::Load;
 use crate::paths::{Group, Kind};
 
-/// Compare data paths between two pods on this machine: TCP streams, small packets, round trips
-/// and new connections, with processor time, as ratios to what the kernel does.
+/// Compare data paths between two pods on this machine: TCP streams, small packets, round trips and
+/// new connections, with processor time, as ratios to the kernel's own paths.
 ///
 /// Needs root, or a system that lets ordinary users make user namespaces. Progress goes to the
 /// standard error, the table to the standard output.
 ///
-/// Exit status: 0 all that this machine has what it takes for was measured, 1 a measurement failed,
-/// 2 nothing could be measured.
+/// Exit status: 0 if everything that this machine supports was measured, 1 if a measurement failed,
+/// 2 if nothing could be measured.
 #[derive(clap::Parser, Debug)]
 #[command(name = "compare")]
 pub(crate) struct Args {
     /// Seconds that each load runs over each path in each round.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
-    /// How often everything is measured.
+    /// Number of rounds. Each round runs every load over every path.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) rounds: u16,
-    /// Write JSON, every sample included; "-" is the standard output, in place of the table.
+    /// Write JSON with every sample to FILE; "-" writes it to the standard output instead of the
+    /// table.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Draw the medians as bars.
+    /// Write the medians as a bar chart (SVG).
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Measure only paths that have PATTERN in their names ("tap", "/1000"); "=NAME" is the path of
-    /// that name and no other. Several: with commas, or given several times.
+    /// Measure only paths whose name contains PATTERN ("tap", "/1000"); "=NAME" selects the path
+    /// with exactly this name. Give several with commas, or repeat the option.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     paths: Vec<String>,
-    /// Measure only loads that have PATTERN in their names ("tcp_stream", "ipv6"), likewise.
+    /// Measure only loads whose name contains PATTERN ("tcp_stream", "ipv6"), with the same syntax.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     loads: Vec<String>,
-    /// Measure only what has PATTERN in "PATH LOAD", such as "bridge round_trip". Given several
-    /// times: what has any of them.
+    /// Measure only combinations whose "PATH LOAD" contains PATTERN, such as "bridge round_trip".
+    /// If repeated, one of the patterns must match.
     #[arg(long, value_name = "PATTERN")]
     only: Vec<String>,
-    /// Run every load over every path: also those that say nothing new through many Services.
+    /// Run every load over every path, including loads whose result does not depend on the number of
+    /// Services, and other numbers of connections at a time, which are otherwise measured only if
+    /// loads are named.
     #[arg(long)]
     all: bool,
-    /// Measure what a packet of a known flow costs by itself, beside Open vSwitch with DPDK, and
-    /// nothing else.
+    /// Measure only the cost of a packet of a known flow, and compare it with Open vSwitch with
+    /// DPDK.
     #[arg(long)]
     pub(crate) packets: bool,
     /// List paths and loads, and measure nothing.
@@ -57,7 +60,7 @@ pub(crate) struct Args {
     /// Cargo and others pass it to tests.
     #[arg(long, hide = true)]
     test: bool,
-    /// The same as --only: what `cargo bench` takes as its filter.
+    /// The same as --only, in the form in which `cargo bench` passes its filter.
     #[arg(value_name = "PATTERN")]
     filter: Vec<String>,
 }
@@ -77,14 +80,16 @@ impl Args {
     pub(crate) fn wants(&self, path: &str, group: Group, load: &Load) -> bool {
         let text = format!("{path} {}", load.name);
         let mut only = self.only.iter().chain(&self.filter).peekable();
-        // How many Services there are matters to new connections; known ones are known.
+        // The number of Services affects only new connections.
         let says_something = match group {
             Group::Services(count) if count > 1 => load.opens_connections,
-            // A server of its own at a port of its own is no Service's.
+            // This server listens on a port of its own, which is not a Service port.
             Group::Services(_) => load.needs.is_none(),
             Group::OneNode | Group::TwoNodes(_) => true,
         };
+        let named = !self.loads.is_empty() || only.peek().is_some();
         (self.all || says_something)
+            && (self.all || named || !load.on_request)
             && matches(&self.paths, path)
             && matches(&self.loads, load.name)
             && (only.peek().is_none() || only.any(|pattern| text.contains(pattern.as_str())))
@@ -95,7 +100,7 @@ impl Args {
         crate::loads::ALL.iter().any(|load| self.wants(kind.name, kind.group, load))
     }
 
-    /// Says how far things are.
+    /// Prints progress.
     pub(crate) fn progress(&self, text: impl Display) {
         eprintln!("{text}");
     }

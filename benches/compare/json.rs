@@ -1,4 +1,4 @@
-//! The results for programs.
+//! The results in machine-readable form.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::report;
 use crate::results::{Results, Row};
 use crate::targets::{self, Bound};
 
-/// All of them, every sample included.
+/// All results, including every sample.
 pub(crate) fn text(results: &Results) -> String {
     let rounds: Vec<Value> = results
         .rounds

@@ -1,18 +1,19 @@
-//! `compare`: what two pods get from each other over every data path on this machine, in one
-//! run, with the same generators: no path (a veth pair), what the kernel has (bridge, iptables, nftables,
-//! VXLAN), Open vSwitch where it is installed, and the switch.
+//! `compare`: the performance between two pods over every data path on this machine, in one run,
+//! with the same generators: no path (a veth pair), the kernel's paths (bridge, iptables, nftables,
+//! VXLAN), Open vSwitch if it is installed, and the switch.
 //!
-//! `cargo bench --bench compare -- --help`. Every path is made at the start, of namespaces
-//! without names: whatever way the program ends, nothing stays. Then rounds: in each, every load
-//! runs over every path, one straight after the other, so that what disturbs the machine disturbs
-//! all of them. `benches/README.md` says what is in the figures and what is not.
+//! `cargo bench --bench compare -- --help`. Every path is created at the start, from namespaces
+//! without names, so nothing stays when the program ends for any reason. Then it runs rounds: in
+//! each, every load runs over every path, one directly after the other, so that disturbances of the
+//! machine affect all of them. `benches/README.md` describes what the figures include.
 //!
-//! * `paths`: two pods and what joins them. A new data path is a file there and a line in its list.
-//! * `loads`: traffic from the one pod to the other. A new measurement is a file there and a line.
+//! * `paths`: two pods and the path between them. A new data path is a file there and a line in its
+//!   list.
+//! * `loads`: traffic from one pod to the other. A new measurement is a file there and a line.
 //! * `usage`: processor time.
-//! * `results`, `targets`: from samples to medians, and beside what is aimed at.
-//! * `packets`: packets of known flows by themselves, beside Open vSwitch with DPDK.
-//! * `report`, `json`, `svg`: as a table, for programs, as a picture.
+//! * `results`, `targets`: medians of the samples, and their comparison with the targets.
+//! * `packets`: the cost of packets of known flows, compared with Open vSwitch with DPDK.
+//! * `report`, `json`, `svg`: output as a table, in machine-readable form, and as a picture.
 
 mod args;
 mod json;
@@ -37,7 +38,7 @@ use loads::Load;
 use paths::{Missing, Path, tools};
 use results::{Results, Round};
 
-/// What came of it, or what went wrong in words.
+/// The outcome, or the error as text.
 type Outcome<T> = Result<T, String>;
 
 fn main() -> ExitCode {
@@ -75,7 +76,7 @@ fn list() {
 }
 
 fn run(args: &Args) -> Outcome<Results> {
-    // Before any thread: it may start the program again.
+    // Must come before any thread is started: it may execute the program again.
     let privilege = userns::ensure_privilege().map_err(|e| e.to_string())?;
     if privilege == Privilege::UserNamespace {
         args.progress("not root: working in a user namespace");
@@ -108,7 +109,7 @@ fn run(args: &Args) -> Outcome<Results> {
     for path in &made {
         results.dropped(path.name, path.dropped());
     }
-    // Switches end and interfaces go before anything is said of them.
+    // Ends switches and removes interfaces before their results are printed.
     drop(made);
     say(args, &results)?;
     Ok(results)
@@ -134,7 +135,7 @@ fn write(file: &FilePath, text: &str) -> Outcome<()> {
     fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// The loads that this machine has the programs for.
+/// The loads for which this machine has the programs.
 fn possible(args: &Args) -> Vec<&'static Load> {
     let is_there = |load: &&Load| match load.needs.map(tools::find) {
         Some(Err(_)) => {
@@ -166,8 +167,8 @@ fn make(args: &Args, results: &mut Results) -> Vec<Path> {
     made
 }
 
-/// The paths in an order that changes: another one is first each time, and every other round goes
-/// round the other way.
+/// The paths in an order that changes: each round begins with another path, and every second round
+/// runs in reverse order.
 fn turn(paths: &[Path], round: usize, first: usize) -> Vec<&Path> {
     let (end, start) = paths.split_at(first % paths.len());
     let mut order: Vec<&Path> = start.iter().chain(end).collect();

@@ -1,4 +1,4 @@
-//! The results as a table for people.
+//! The results as a table for users.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::paths::{self, Group};
 use crate::results::{Results, Row, Spread, cost};
 use crate::targets::{self, Bound};
 
-/// A sample in a line.
+/// Formats one sample as a line.
 pub(crate) fn glance(load: &Load, sample: &Outcome<Sample>) -> String {
     let sample = match sample {
         Ok(sample) => sample,
@@ -49,7 +49,7 @@ pub(crate) fn table(results: &Results) -> String {
         line(&mut text, row);
     }
     for (path, reason) in &results.left_out {
-        // A group of which nothing is there has no rows to stand between.
+        // If nothing of a group was measured, it has no rows.
         if !rows.iter().any(|row| row.group == paths::group_of(path)) {
             let _ = writeln!(text, "\n{path}: SKIPPED: {reason}");
         }
@@ -101,7 +101,7 @@ fn range(spread: Option<Spread>, f: fn(f64) -> String) -> String {
     spread.map_or("–".to_owned(), |s| format!("{} … {}", f(s.min), f(s.max)))
 }
 
-/// What is aimed at, and what came of it.
+/// The targets, and whether they were reached.
 fn targets(text: &mut String, results: &Results) {
     for (at, reached) in targets::reached(results).iter().enumerate() {
         if at == 0 {
@@ -132,7 +132,7 @@ fn name(row: &Row) -> String {
     }
 }
 
-/// What is needed to interpret the figures.
+/// The information that is needed to interpret the figures.
 fn conditions(results: &Results) -> String {
     let mut text = format!(
         "Linux {}, {} processors; {} rounds of {} s for each load and path\n",
@@ -164,17 +164,17 @@ pub(crate) fn kernel() -> String {
     text.trim().to_owned()
 }
 
-/// How many processors there are to use.
+/// The number of usable processors.
 pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(0, usize::from)
 }
 
-/// Versions of the programs that made rules and paths.
+/// Versions of the programs that created rules and paths.
 pub(crate) fn programs() -> Vec<String> {
     paths::programs()
 }
 
-/// Three digits that say something, no more.
+/// Three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),

@@ -1,8 +1,8 @@
-//! From samples to rows: medians, spread, and ratios within a round.
+//! Computes rows from samples: medians, spread, and ratios within a round.
 //!
-//! A ratio is taken between two paths in the same round, where they ran one soon after the
-//! other, and the median is taken of the ratios: a machine that is slower for a while makes both
-//! slower, and the ratio stays.
+//! A ratio is computed between two paths in the same round, in which they ran soon after each
+//! other. The result is the median of the ratios: if the machine is slower for a while, both paths
+//! are slower, and the ratio does not change.
 
 use crate::Outcome;
 use crate::args::Args;
@@ -10,20 +10,20 @@ use crate::loads::{self, Figure, Load, Sample};
 use crate::paths::{self, Group};
 use crate::usage::{Usage, load_averages};
 
-/// Everything that was measured.
+/// All measurements.
 pub(crate) struct Results {
     pub(crate) seconds: f64,
     pub(crate) rounds: Vec<Round>,
-    /// Paths that this machine lacks something for, with what.
+    /// Paths that this machine does not support, with the reason.
     pub(crate) left_out: Vec<(&'static str, String)>,
-    /// What failed, in words.
+    /// Failures, as text.
     pub(crate) failures: Vec<String>,
-    /// What switches dropped, by reason, in all.
+    /// Total drops of the switches, by reason.
     pub(crate) dropped: Vec<(&'static str, Vec<(&'static str, u64)>)>,
     samples: Vec<Taken>,
 }
 
-/// A sample, and where it belongs.
+/// A sample with its path and load.
 struct Taken {
     round: usize,
     path: &'static str,
@@ -31,25 +31,26 @@ struct Taken {
     sample: Sample,
 }
 
-/// What the machine was like meanwhile.
+/// The state of the machine during a round.
 pub(crate) struct Round {
     start: Usage,
-    /// Load averages at its start.
+    /// Load averages at the start of the round.
     pub(crate) load: [f64; 3],
-    /// Processors that were busy with other programs, or with what the kernel did on nobody's account.
+    /// Number of processors that were busy with other programs, or with kernel work that is not
+    /// charged to any process.
     pub(crate) others: f64,
-    /// Processors that had work and were given to other machines.
+    /// Number of processors that had work while the hypervisor gave them to other machines.
     pub(crate) steal: f64,
 }
 
 impl Round {
-    /// Begins.
+    /// Starts a round.
     pub(crate) fn begin() -> Self {
         Self { start: Usage::now(), load: load_averages(), others: 0.0, steal: 0.0 }
     }
 }
 
-/// Middle, least and greatest of some values.
+/// Median, minimum and maximum of some values.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -58,7 +59,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of no values there is none.
+    /// `None` if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -72,35 +73,35 @@ impl Spread {
     }
 }
 
-/// Nanoseconds of processor time for a unit of work, medians.
+/// Processor time for a unit of work, in nanoseconds, medians.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Cost {
-    /// All that the machine did, other programs included.
+    /// Everything that the machine did, including other programs.
     pub(crate) machine_ns: f64,
-    /// Generators, switches, and the kernel on their account.
+    /// Generators, switches, and the kernel's work for them.
     pub(crate) accounted_ns: f64,
-    /// Of it, switches' workers and daemons.
+    /// The part of the switches' workers and daemons.
     pub(crate) switch_ns: f64,
 }
 
-/// What one figure of a load came to over one path.
+/// The result of one figure of a load over one path.
 pub(crate) struct Row {
     pub(crate) load: &'static Load,
     pub(crate) figure: Figure,
     pub(crate) path: &'static str,
     pub(crate) group: Group,
     pub(crate) value: Spread,
-    /// Every round's.
+    /// The value of every round.
     pub(crate) values: Vec<f64>,
-    /// Of its group's baseline's in the same round.
+    /// Ratio to the group's baseline in the same round.
     pub(crate) ratio: Option<Spread>,
     pub(crate) cost: Cost,
-    /// The machine's cost as a ratio of the baseline's.
+    /// Ratio of the machine's cost to the baseline's.
     pub(crate) cost_ratio: Option<Spread>,
 }
 
 impl Results {
-    /// Nothing yet.
+    /// No results yet.
     pub(crate) fn new(args: &Args) -> Self {
         Self {
             seconds: args.duration().as_secs_f64(),
@@ -112,24 +113,24 @@ impl Results {
         }
     }
 
-    /// Something failed.
+    /// Records a failure.
     pub(crate) fn failed(&mut self, what: String) {
         self.failures.push(what);
     }
 
-    /// A path is not measured: the machine lacks something.
+    /// Records that a path is not measured because the machine lacks something.
     pub(crate) fn left_out(&mut self, path: &'static str, reason: String) {
         self.left_out.push((path, reason));
     }
 
-    /// What a path's switch has dropped.
+    /// Records the drops of a path's switch.
     pub(crate) fn dropped(&mut self, path: &'static str, by_reason: Vec<(&'static str, u64)>) {
         if !by_reason.is_empty() {
             self.dropped.push((path, by_reason));
         }
     }
 
-    /// Takes in a sample.
+    /// Adds a sample.
     pub(crate) fn add(
         &mut self,
         round: usize,
@@ -145,7 +146,7 @@ impl Results {
         }
     }
 
-    /// A round is over.
+    /// Ends a round.
     pub(crate) fn end_round(&mut self, mut round: Round) {
         let used = Usage::since(&round.start);
         let wall = used.wall.as_secs_f64();
@@ -154,7 +155,7 @@ impl Results {
         self.rounds.push(round);
     }
 
-    /// What all figures of all loads came to, figure by figure, path by path.
+    /// The results of all figures of all loads, by figure and path.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let of_load = |load: &'static Load| {
             let figures = load.figures.iter().enumerate();
@@ -213,7 +214,7 @@ impl Results {
         })
     }
 
-    /// Something of every sample, with its round.
+    /// A value of every sample, with its round.
     fn each(
         &self,
         load: &'static Load,
@@ -228,7 +229,7 @@ impl Results {
     }
 }
 
-/// What a unit of a sample's work cost.
+/// The cost of a unit of a sample's work.
 pub(crate) fn cost(sample: &Sample) -> Cost {
     let each = |time: std::time::Duration| time.as_secs_f64() * 1e9 / sample.work;
     Cost {

@@ -1,4 +1,4 @@
-//! The medians as bars: a picture of which the text stays text, readable in light and dark.
+//! The medians as bars: an SVG picture whose text stays text, readable in light and dark mode.
 
 use std::fmt::Write;
 
@@ -8,16 +8,16 @@ use crate::results::{Results, Row};
 
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 16.0;
-/// Panels side by side.
+/// Number of panels side by side.
 const COLUMNS: usize = 2;
 const GAP: f64 = 24.0;
 const PANEL: f64 = (WIDTH - 2.0 * MARGIN - GAP) / COLUMNS as f64;
-/// Where bars begin in a panel, and how long the longest is.
+/// Start of the bars in a panel, and maximum length of a bar.
 const BAR_AT: f64 = 190.0;
 const BAR: f64 = PANEL - BAR_AT - 62.0;
 const LINE: f64 = 19.0;
 const THICK: f64 = 12.0;
-/// Above the first bar: a title, and what it says.
+/// Space above the first bar for the title and subtitle.
 const TITLE: f64 = 44.0;
 
 /// A group of bars.
@@ -25,7 +25,7 @@ struct Panel {
     title: String,
     unit: String,
     load: &'static str,
-    /// Where the longest may end.
+    /// Where the longest bar may end.
     scale: f64,
     more_is_better: bool,
     bars: Vec<Bar>,
@@ -34,17 +34,17 @@ struct Panel {
 struct Bar {
     path: &'static str,
     value: f64,
-    /// Range over the rounds, where it is known.
+    /// Range over the rounds, if it is known.
     range: Option<(f64, f64)>,
 }
 
-/// What a panel shows: the figure of a load, or what a unit of its work costs the machine.
+/// What a panel shows: the figure of a load, or the machine's cost for a unit of its work.
 enum Show {
     Figure(&'static str),
     Cost,
 }
 
-/// A panel that there may be: title, load, what of it, and of which paths.
+/// A possible panel: title, load, figure, and paths.
 struct Plan(&'static str, &'static str, Show, fn(Group) -> bool);
 
 const P50: Show = Show::Figure("p50");
@@ -125,7 +125,7 @@ pub(crate) fn picture(results: &Results) -> String {
     )
 }
 
-/// Light, and dark where the reader's system is.
+/// Light colours, and dark ones if the reader's system uses dark mode.
 const STYLE: &str = "
 text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: #1f2328 }
 .head { font-size: 16px; font-weight: 600 }
@@ -197,7 +197,7 @@ fn panel(rows: &[Row], Plan(title, load, show, of): &Plan) -> Option<Panel> {
     })
 }
 
-/// Panels of the same thing have the same scale: bars of one can be held against those of another.
+/// Panels of the same figure have the same scale, so that their bars can be compared.
 fn share_scales(panels: &mut [Panel]) {
     for number in 0..panels.len() {
         let (load, unit) = (panels[number].load, panels[number].unit.clone());
@@ -253,7 +253,7 @@ fn draw_bar(body: &mut String, bar: &Bar, scale: f64, x: f64, top: f64) {
     let _ = writeln!(body, "<text x=\"{:.1}\" y=\"{text:.1}\">{value}</text>", after + 5.0);
 }
 
-/// A path's name without what its panel says already.
+/// A path's name without the part that the panel's title already contains.
 fn label(path: &str) -> String {
     let end = |part: &&str| !["1", "1000", "5000", "services", "packets"].contains(part);
     let parts: Vec<&str> = path.split('/').filter(end).collect();

@@ -1,4 +1,4 @@
-//! What is aimed at, as ratios between two paths in the same round.
+//! The targets, as ratios between two paths in the same round.
 
 use crate::results::{Results, Spread};
 
@@ -11,7 +11,7 @@ pub(crate) struct Target {
     pub(crate) bound: Bound,
 }
 
-/// Which way, and how far.
+/// The comparison, and the limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
     AtLeast(f64),
@@ -19,7 +19,7 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    /// Whether a ratio keeps to it.
+    /// Whether a ratio is within the limit.
     pub(crate) fn holds(self, ratio: f64) -> bool {
         match self {
             Self::AtLeast(bound) => ratio >= bound,
@@ -58,7 +58,7 @@ const ALL: &[Target] = &[
     trip_at_most(1.0, "podswitch/af_packet", "bridge"),
     at_least(1.0, CONNECT, "podswitch/tap/services/5000", "iptables/5000"),
     at_least(1.0, CONNECT, "podswitch/tap/services/5000", "nftables/5000"),
-    // Flat over the number of Services.
+    // Independent of the number of Services.
     at_least(0.9, CONNECT, "podswitch/tap/services/5000", "podswitch/tap/services/1"),
     at_least(1.0, CONNECT, "podswitch/af_packet/services/5000", "iptables/5000"),
     at_least(1.0, CONNECT, "podswitch/af_packet/services/5000", "nftables/5000"),
@@ -69,7 +69,7 @@ const ALL: &[Target] = &[
     at_least(0.9, STREAM6, "podswitch/tap/vxlan_packet", "bridge+vxlan"),
 ];
 
-/// A target, and what came of it.
+/// A target and its result.
 pub(crate) struct Reached {
     pub(crate) target: &'static Target,
     pub(crate) ratio: Spread,
@@ -82,7 +82,7 @@ impl Reached {
     }
 }
 
-/// Those whose two paths were measured.
+/// The targets whose two paths were measured.
 pub(crate) fn reached(results: &Results) -> Vec<Reached> {
     let of = |target: &'static Target| {
         let ratio = results.between(target.load, target.figure, target.path, target.versus)?;

@@ -1,9 +1,9 @@
 //! Processor time: of this process, of switches (workers in this process, daemons beside it), and of the
 //! whole machine.
 //!
-//! The process has the generators as well as the switch, and what the kernel does on their
-//! account. What the kernel does in interrupts is nobody's: it shows in the machine's time alone,
-//! and so does what other programs do.
+//! The process contains the generators and the switch, and the kernel's work for them is charged to
+//! it. Kernel work in interrupts is charged to nobody: it shows only in the machine's time, as does
+//! the work of other programs.
 
 use std::fs;
 use std::ops::Sub;
@@ -12,24 +12,23 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Readings, or what lies between two.
+/// Readings, or the difference of two readings.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     /// Time that passed.
     pub(crate) wall: Duration,
-    /// Processor time on the account of this process and of switches' daemons.
+    /// Processor time charged to this process and to switches' daemons.
     pub(crate) accounted: Duration,
-    /// Processor time of switches' workers and daemons, of all that there are: idle ones use next
-    /// to none.
+    /// Processor time of all switches' workers and daemons; idle ones use almost none.
     pub(crate) switch: Duration,
     /// Busy time of all processors.
     pub(crate) machine: Duration,
-    /// Time that the hypervisor gave to others while a processor here had work.
+    /// Time that the hypervisor gave to other machines while a processor here had work.
     pub(crate) steal: Duration,
 }
 
 impl Usage {
-    /// The totals now. What the system does not tell is zero.
+    /// The totals now. A value that the system does not report is zero.
     pub(crate) fn now() -> Self {
         let (machine, steal) = machine().unwrap_or_default();
         let daemons = daemons().unwrap_or_default();
@@ -42,7 +41,7 @@ impl Usage {
         }
     }
 
-    /// What was used since an earlier reading.
+    /// The difference to an earlier reading.
     pub(crate) fn since(earlier: &Self) -> Self {
         Self::now() - *earlier
     }
@@ -62,7 +61,7 @@ impl Sub for Usage {
     }
 }
 
-/// Time that passes.
+/// Wall time.
 pub(crate) fn monotonic() -> Duration {
     clock(ClockId::Monotonic)
 }
@@ -80,26 +79,27 @@ fn clock(id: ClockId) -> Duration {
 #[expect(clippy::disallowed_types, reason = "no packets pass here")]
 static PROCESSES: std::sync::Mutex<Vec<u32>> = std::sync::Mutex::new(Vec::new());
 
-/// From now on the processor time of a process, a switch's daemon, is counted as switches'.
+/// From now on the processor time of this process, a switch's daemon, is counted as that of
+/// switches.
 pub(crate) fn count_process(pid: u32) {
     if let Ok(mut processes) = PROCESSES.lock() {
         processes.push(pid);
     }
 }
 
-/// Threads of this process that are named as the control plane names workers.
+/// Threads of this process that have the names of the control plane's workers.
 fn workers() -> Option<Duration> {
     threads(Path::new("/proc/self/task"), "podswitch-")
 }
 
-/// The counted processes, with all their threads. One may have ended since.
+/// The counted processes, with all their threads. A process may have ended since.
 fn daemons() -> Option<Duration> {
     let processes = PROCESSES.lock().ok()?;
     let folder = |pid: &u32| Path::new("/proc").join(pid.to_string()).join("task");
     Some(processes.iter().filter_map(|pid| threads(&folder(pid), "")).sum())
 }
 
-/// Threads in a folder of `/proc` whose names begin so.
+/// Threads in a folder of `/proc` whose names begin like this.
 fn threads(folder: &Path, name: &str) -> Option<Duration> {
     let mut sum = Duration::ZERO;
     for thread in fs::read_dir(folder).ok()? {

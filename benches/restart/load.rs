@@ -15,14 +15,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::Outcome;
 use crate::world::{CLIENT, SERVICES, World};
 
-/// Where the server listens.
+/// The server's port.
 const SERVER: &str = "0.0.0.0:8080";
 const OTHER_SERVER: &str = "0.0.0.0:8081";
-/// The longest wait for what a restart may delay: TCP's retransmissions among it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for everything that a restart may delay, including TCP's retransmissions.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between two bursts of datagrams.
 const TICK: Duration = Duration::from_millis(1);
-/// More than what arrives at once after a pause.
+/// More datagrams than arrive at once after a pause.
 const BUFFER: usize = 16 << 20;
 
 pub(crate) fn raise_descriptor_limit() {
@@ -31,16 +31,16 @@ pub(crate) fn raise_descriptor_limit() {
 }
 
 fn service() -> SocketAddr {
-    format!("{}:80", SERVICES[0]).parse().expect("an address of our own")
+    format!("{}:80", SERVICES[0]).parse().expect("a valid address")
 }
 
-/// What the receiver has seen since it was reset.
+/// What the receiver has received since it was reset.
 #[derive(Default)]
 struct Seen {
     received: AtomicU64,
-    /// One more than the highest number that came.
+    /// One more than the highest number received.
     next: AtomicU64,
-    /// When the last came, and the longest time between two, in nanoseconds.
+    /// The time of the last datagram, and the longest time between two, in nanoseconds.
     last: AtomicU64,
     longest: AtomicU64,
 }
@@ -51,13 +51,13 @@ pub(crate) struct Datagrams {
     clock: Clock,
     ends: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    /// What had been received, and the number that came next, at the reset.
+    /// The number of datagrams received, and the next expected number, at the reset.
     base: (AtomicU64, AtomicU64),
 }
 
 impl Datagrams {
     pub(crate) fn start(world: &World, rate: u32) -> Outcome<Self> {
-        // What an earlier sender left in queues is not ours.
+        // Datagrams that an earlier sender left in queues are not counted.
         static SERIES: AtomicU64 = AtomicU64::new(0);
         let series = SERIES.fetch_add(1, Relaxed);
         let receiver = world.server.enter(|| UdpSocket::bind(SERVER))??;
@@ -86,11 +86,11 @@ impl Datagrams {
         Ok(datagrams)
     }
 
-    /// Waits until one comes.
+    /// Waits until one arrives.
     pub(crate) fn wait_until_flowing(&self) -> Outcome<()> {
         let (before, began) = (self.seen.received.load(Relaxed), self.clock.now());
         while self.seen.received.load(Relaxed) == before {
-            if self.clock.now().since(began) > PATIENCE {
+            if self.clock.now().since(began) > TIMEOUT {
                 return Err("no datagram arrives".into());
             }
             thread::sleep(TICK);
@@ -98,14 +98,14 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Begins to count anew.
+    /// Resets the counts.
     pub(crate) fn reset(&self) {
         self.base.0.store(self.seen.received.load(Relaxed), Relaxed);
         self.base.1.store(self.seen.next.load(Relaxed), Relaxed);
         self.seen.longest.store(0, Relaxed);
     }
 
-    /// The longest time without one, and how many did not come.
+    /// The longest time without a datagram, and the number of lost ones.
     pub(crate) fn read(&self) -> (Duration, u64) {
         let received = self.seen.received.load(Relaxed) - self.base.0.load(Relaxed);
         let sent = self.seen.next.load(Relaxed) - self.base.1.load(Relaxed);
@@ -148,7 +148,7 @@ fn send(socket: &UdpSocket, series: u64, rate: u32, ends: &AtomicBool) {
     while !ends.load(Relaxed) {
         let due = clock.now().as_nanos() as u128 * u128::from(rate) / 1_000_000_000;
         while u128::from(number) < due {
-            // Without a switch the interface has no carrier: such a datagram is lost, and counts.
+            // Without a switch the interface has no carrier: the datagram is lost, and counted.
             let datagram = [series.to_le_bytes(), number.to_le_bytes()].concat();
             let _ = socket.send(&datagram);
             number += 1;
@@ -157,10 +157,10 @@ fn send(socket: &UdpSocket, series: u64, rate: u32, ends: &AtomicBool) {
     }
 }
 
-/// TCP connections with both ends in hand.
+/// TCP connections, of which this process holds both ends.
 pub(crate) struct Connections {
     open: Vec<[TcpStream; 2]>,
-    /// Bytes that each end has sent and the other has not read.
+    /// Bytes that each end has sent and the other has not read yet.
     sent: u8,
 }
 
@@ -180,10 +180,10 @@ impl Connections {
         });
         let mut open = Vec::new();
         for number in 0..count {
-            let connect = || TcpStream::connect_timeout(&service(), PATIENCE);
+            let connect = || TcpStream::connect_timeout(&service(), TIMEOUT);
             let mut client = world.client.enter(connect)??;
             client.write_all(&number.to_le_bytes())?;
-            let (told, server) = servers.recv_timeout(PATIENCE)?;
+            let (told, server) = servers.recv_timeout(TIMEOUT)?;
             if told != number {
                 return Err("connections are confused".into());
             }
@@ -200,18 +200,19 @@ impl Connections {
     pub(crate) fn send_all(&mut self) {
         self.sent += 1;
         for end in self.open.iter_mut().flatten() {
-            // A connection that was lost is found when it is read.
+            // A lost connection is noticed when it is read.
             let _ = end.write_all(&[self.sent]);
         }
     }
 
-    /// Reads what was sent. Returns how many connections do not carry it, which are closed.
+    /// Reads the bytes that were sent. Returns the number of connections that do not deliver them,
+    /// which are closed.
     pub(crate) fn check(&mut self) -> usize {
         let (before, clock) = (self.open.len(), Clock::start());
         let expected: Vec<u8> = (1..=std::mem::take(&mut self.sent)).collect();
         self.open.retain_mut(|ends| {
             ends.iter_mut().all(|end| {
-                let left = PATIENCE.saturating_sub(clock.now().since(Instant::ZERO));
+                let left = TIMEOUT.saturating_sub(clock.now().since(Instant::ZERO));
                 let mut got = vec![0; expected.len()];
                 let wait = left.max(Duration::from_millis(1));
                 end.set_read_timeout(Some(wait)).is_ok()
@@ -223,14 +224,14 @@ impl Connections {
     }
 }
 
-/// Opens so many connections, by a datagram each, again where one was lost. Returns the servers, which are not to refuse
-/// them.
+/// Opens this number of connections with one datagram each, and sends again if one was lost.
+/// Returns the servers, so that their ports stay open.
 pub(crate) fn open_many(world: &World, count: u32) -> Outcome<[UdpSocket; 2]> {
     let bind = |address| world.server.enter(|| UdpSocket::bind(address));
     let servers = [bind(SERVER)??, bind(OTHER_SERVER)??];
     let clock = Clock::start();
     while count > 0 && world.connections_now()? < u64::from(count) {
-        if clock.now().since(Instant::ZERO) > PATIENCE {
+        if clock.now().since(Instant::ZERO) > TIMEOUT {
             return Err(format!("only {} connections open", world.connections_now()?).into());
         }
         send_to_all(world, count)?;
@@ -249,7 +250,7 @@ fn send_to_all(world: &World, count: u32) -> Outcome<()> {
                 socket.send_to(b"x", (*service, 80))?;
                 left -= 1;
             }
-            // The pod's queue holds a thousand.
+            // The queue of the pod's interface holds a thousand packets.
             if port % 100 == 0 {
                 thread::sleep(TICK);
             }

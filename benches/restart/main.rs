@@ -1,8 +1,10 @@
-//! `restart`: what a restart of the switch costs the pods of its node: planned (`run --keep` gets SIGTERM and is started
-//! again), after `kill -9`, and by hand-over to another one that starts beside it (`run --take-over`).
+//! `restart`: the effect of a restart of the switch on the pods of its node: planned (`run --keep`
+//! gets SIGTERM and is started again), after `kill -9`, and by hand-over to another one that starts
+//! beside it (`run --take-over`).
 //!
-//! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, in a node that is a network
-//! namespace, with two pods. Everything goes with this process, the run directory at its end.
+//! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, on
+//! a node that is a network namespace with two pods. Everything is removed with this process, the
+//! run directory at its end.
 //!
 //! * `world`: node, pods, Service, and the switch.
 //! * `load`: datagrams at a steady rate, and TCP connections, through the ClusterIP.
@@ -25,20 +27,20 @@ use load::{Connections, Datagrams};
 use report::Table;
 use world::{End, World};
 
-/// What came of it, or what went wrong in words.
+/// The outcome, or the error as text.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// The program starts itself with this, to be the switch.
+/// The program starts itself with this argument to be the switch.
 const SWITCH: &str = "PODSWITCH_BENCH_IS_SWITCH";
 
-/// Time for traffic before a restart, and behind it.
+/// Time for traffic before and after a restart.
 const CALM: Duration = Duration::from_millis(500);
 
-/// Restart the switch of a node under load: for how long its pods are cut off, and what is lost.
+/// Restart the switch of a node under load: how long its pods are cut off, and what is lost.
 ///
 /// Needs root. Progress goes to the standard error, the table to the standard output.
 ///
-/// Exit status: 0 measured, 1 it failed.
+/// Exit status: 0 if it was measured, 1 if it failed.
 #[derive(Parser, Debug)]
 #[command(name = "restart")]
 struct Args {
@@ -48,13 +50,13 @@ struct Args {
     /// Datagrams a second through the ClusterIP.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=200_000))]
     rate: u32,
-    /// TCP connections through the ClusterIP that are open meanwhile.
+    /// TCP connections through the ClusterIP that stay open during the restart.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     connections: u32,
-    /// Connections that a start restores while nothing else is done; 0 leaves that out.
+    /// Connections that a start without load restores; 0 skips this measurement.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=120_000))]
     restore: u32,
-    /// Threads that forward.
+    /// Number of forwarding threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     workers: u16,
     /// Cargo passes it to benchmarks.
@@ -67,7 +69,7 @@ struct Args {
 
 fn main() -> ExitCode {
     if std::env::var_os(SWITCH).is_some() {
-        // However this process ends, its switch does.
+        // The switch ends with this process, for any reason.
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
         return podswitch_vswitch::main();
     }
@@ -120,7 +122,7 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         connections.send_all();
         if end != End::HandOver {
             world.end(end)?;
-            // Both ends send while there is no switch.
+            // Both ends send while no switch is running.
             connections.send_all();
         }
         let began = clock.now();
@@ -143,7 +145,7 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
     Ok(())
 }
 
-/// Starts with and without connections to be restored, and nothing else to do.
+/// Starts with and without connections to be restored, without other load.
 fn restoring(args: &Args, world: &mut World, table: &mut Table) -> Outcome<()> {
     let clock = Clock::start();
     for round in 1..=args.rounds.min(10) {

@@ -1,4 +1,4 @@
-//! What was measured, as a table.
+//! The results as a table.
 
 use std::fmt;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Table {
     }
 }
 
-/// The nearest rank; the values are sorted.
+/// The nearest rank; the values must be sorted.
 fn percentile<T: Copy + Ord>(values: &[T], percent: usize) -> Option<T> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();

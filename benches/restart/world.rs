@@ -15,11 +15,12 @@ use serde_json::Value;
 
 use crate::{Outcome, SWITCH};
 
-/// The longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout for any event.
+const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const CLIENT: &str = "10.1.0.2";
 const SERVER: &str = "10.1.0.3";
-/// Two, since one address and port has less than 65,536 clients of an address. Their servers' ports are 8080 and 8081.
+/// Two Services, since a client address has fewer than 65,536 ports for one destination. Their
+/// servers' ports are 8080 and 8081.
 pub(crate) const SERVICES: [&str; 2] = ["10.96.0.10", "10.96.0.11"];
 
 /// How a switch ends.
@@ -59,11 +60,11 @@ struct Switch {
 }
 
 impl Switch {
-    /// Waits for an event that is as wanted.
+    /// Waits for an event that matches.
     fn event(&self, event: &str, wanted: impl Fn(&Value) -> bool) -> Outcome<Value> {
         let clock = Clock::start();
         loop {
-            let left = PATIENCE.saturating_sub(clock.now().since(Instant::ZERO));
+            let left = TIMEOUT.saturating_sub(clock.now().since(Instant::ZERO));
             let value = self.events.recv_timeout(left).map_err(|e| format!("{event}: {e}"))?;
             if value["event"] == event && wanted(&value) {
                 return Ok(value);
@@ -180,7 +181,7 @@ impl World {
         Ok(())
     }
 
-    /// Number of connections, when there are as many as `least`.
+    /// The number of connections, as soon as there are at least `least`.
     pub(crate) fn connections(&self, least: u64) -> Outcome<u64> {
         let switch = self.switch.as_ref().ok_or("no switch runs")?;
         let count = |stats: &Value| stats["connections"].as_u64();
@@ -202,14 +203,14 @@ impl World {
         self.connections(0)
     }
 
-    /// Ends the switch, and takes away what its connections are kept in.
+    /// Ends the switch, and removes the memory in which its connections are kept.
     pub(crate) fn forget_connections(&mut self) -> Outcome<()> {
         self.end(End::Stop)?;
         fs::remove_dir_all(self.folder.join("run"))?;
         Ok(())
     }
 
-    /// Stops the switch for good: nothing stays.
+    /// Ends the switch and removes everything.
     pub(crate) fn finish(mut self) -> Outcome<()> {
         self.end(End::Stop)?;
         self.start_with(&[])?;

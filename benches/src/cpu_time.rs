@@ -1,5 +1,5 @@
-//! Time that the measuring thread itself spent on a processor, in place of wall time: on shared,
-//! noisy cores the time that others took is not the packet's cost.
+//! Processor time of the measuring thread instead of wall time: on shared, noisy cores, the time
+//! used by others is not part of the packet's cost.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// See the module's description.
 pub struct CpuTime;
 
-/// What the calling thread has used so far.
+/// The processor time that the calling thread has used so far.
 pub fn now() -> Duration {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
@@ -46,7 +46,7 @@ impl Measurement for CpuTime {
     }
 }
 
-/// Nanoseconds, and nanoseconds an element.
+/// Formats nanoseconds, and nanoseconds per element.
 struct Nanos;
 
 impl ValueFormatter for Nanos {

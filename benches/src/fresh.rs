@@ -1,12 +1,13 @@
-//! First packets of connections, under policies over a cluster of 150,000 pods: what `miss` and
-//! `instructions` measure.
+//! First packets of connections, with policies, in a cluster of 150,000 pods: the input of `miss`
+//! and `instructions`.
 //!
 //! Every packet is a TCP SYN that belongs to no connection yet. Policies isolate both its ends, so
-//! policy is evaluated at both ends of each and allows it; the connection is created and times out: time
-//! is virtual and passes so fast that the tables stay at some 400,000 connections. Pods of this
-//! node that policies isolate, up to 4,000 of them, take turns to send to all that they may send
-//! to, each packet to another than the one before; or half of them to all Services whose backends
-//! are those of the other half that they may send to.
+//! policy is evaluated at both ends and allows the packet; the connection is created and times out.
+//! Time is virtual and passes so fast that the tables stay at some 400,000 connections. The senders
+//! are up to 4,000 pods of this node that policies isolate. They take turns to send to all pods to
+//! which they are allowed to send, each packet to another pod than the one before. With Services,
+//! half of them send to all Services whose backends are the pods of the other half that they may
+//! reach.
 
 use std::io;
 use std::net::IpAddr;
@@ -34,49 +35,49 @@ use podswitch_wire::flow_key::HashKey;
 
 use crate::world;
 
-/// Pods of this node at most; the switch has a few ports more.
+/// Maximum number of pods of this node; the switch has a few more ports.
 const LOCAL: usize = 4_000;
-/// Frames that a port receives when it is its turn, and ports whose turn it is in one poll.
+/// Frames that a port receives in its turn, and number of ports that have a turn in one poll.
 pub const BURST: usize = 16;
 pub const WINDOW: usize = 250;
-/// Virtual time from poll to poll. A connection that was never answered ends after 240 s and is
-/// found to have ended by a sweep that takes 100 polls to go round: some 100 polls' worth live.
+/// Virtual time from poll to poll. An unanswered connection times out after 240 s, and a sweep that
+/// takes 100 polls for one round removes it. So about 100 polls' worth of connections are live.
 const STEP: Duration = Duration::from_secs(10);
-/// Polls until as many connections end as begin.
+/// Number of polls until as many connections end as begin.
 const SETTLED: usize = 250;
-/// Clients' source ports begin here.
+/// First source port of the clients.
 const FIRST_PORT: u16 = 1024;
-/// Backends of each Service where packets are to none.
+/// Number of backends of each Service if packets are sent to pods.
 const PODS_OF_OTHERS: usize = 20;
-/// Where the world's labels repeat.
+/// Period with which the world's labels repeat.
 const TEAMS: usize = 50;
 
-/// Pods of one app of one namespace that policies isolate, as numbers of the world.
+/// Pods of one app in one namespace that policies isolate, by their numbers in the world.
 struct Group {
     namespace: usize,
     app: usize,
     pods: Vec<usize>,
 }
 
-/// What is measured.
+/// The case that is measured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
     /// Policies in force.
     pub policies: usize,
     /// Services in force.
     pub services: usize,
-    /// Packets are to the Services; else straight to pods.
+    /// Packets are sent to the Services, otherwise directly to pods.
     pub via_service: bool,
     pub workers: usize,
 }
 
 impl Case {
-    /// So many policies and Services, packets straight to pods, one worker.
+    /// This number of policies and Services, packets directly to pods, one worker.
     pub fn of(objects: usize) -> Self {
         Self { policies: objects, services: objects, via_service: false, workers: 1 }
     }
 
-    /// The same, packets to the Services.
+    /// The same, with packets to the Services.
     pub fn via_service(objects: usize) -> Self {
         Self { via_service: true, ..Self::of(objects) }
     }
@@ -100,15 +101,15 @@ fn may_connect(from: &Group, to: &Group) -> bool {
     from.app == to.app && from.namespace % TEAMS == to.namespace % TEAMS
 }
 
-/// Pods that may all connect to each other's named port, and those of them that are clients; the rest
-/// are backends.
+/// Pods that may all connect to each other's named port, and those of them that are clients. The
+/// rest are backends.
 struct Circle {
     pods: Vec<usize>,
     clients: usize,
 }
 
-/// Groups put together by whom they may connect to. Half of each are clients if some are to be
-/// backends, else all are.
+/// Groups combined by the pods to which they may connect. If backends are needed, half of each are
+/// clients, otherwise all are.
 fn circles(groups: &[Group], backends: bool) -> Vec<Circle> {
     let mut circles: Vec<(&Group, Circle)> = Vec::new();
     for group in groups {
@@ -138,7 +139,7 @@ const PORT: u16 = 80;
 /// The port that the world names `http`.
 const TARGET: u16 = 8080;
 
-/// Service `number`, and its slices: backends are those of one circle, by turns.
+/// Service `number`, and its slices: the backends belong to one circle, and the circles alternate.
 fn service(number: usize, circles: &[Circle]) -> (Arc<Service>, [Arc<EndpointSlice>; 2]) {
     let name = format!("s{number}");
     let ips = cluster_ips(number);
@@ -192,7 +193,7 @@ fn config(case: Case, local: &[usize], circles: &[Circle]) -> Config {
     let port = |number: usize| PortConfig { port: PortId(number as u16), role: PortRole::Pod };
     let services: Vec<_> = match circles.iter().any(|circle| circle.clients < circle.pods.len()) {
         true => (0..case.services).map(|n| service(n, circles)).collect(),
-        // Of others than these pods.
+        // Backends other than these pods.
         false => {
             let others: Vec<_> = (0..PODS_OF_OTHERS).map(|n| world::PODS - 1 - n).collect();
             let other = Circle { pods: others, clients: 0 };
@@ -211,25 +212,25 @@ fn config(case: Case, local: &[usize], circles: &[Circle]) -> Config {
     }
 }
 
-/// Whose turn it is, and with which family.
+/// The ports whose turn it is, and the family.
 #[derive(Default)]
 struct Turn {
     first: AtomicUsize,
     v6: AtomicBool,
 }
 
-/// A port whose every frame begins a connection: source ports go up with every frame.
+/// A port on which every frame begins a connection: the source port increases with every frame.
 struct Fresh {
     info: PortInfo,
     turn: Arc<Turn>,
     own: usize,
     /// Ports that take turns.
     ports: usize,
-    /// One frame for each peer, IPv4 and IPv6; none: this port takes no turn.
+    /// One frame for each peer, IPv4 and IPv6. Empty: this port has no turn.
     frames: Arc<[Vec<Vec<u8>>; 2]>,
     next: usize,
     source_port: u16,
-    /// Workers, whose source ports take turns too.
+    /// Number of workers, which divide the source ports among them.
     workers: u16,
 }
 
@@ -257,7 +258,7 @@ impl Port for Fresh {
             let frame = &frames[self.next];
             let mut packet = pool.alloc_for(frame.len()).expect("a buffer");
             packet.fill(frame);
-            // The lower half of the sequence number makes up for it in the checksum.
+            // The lower half of the sequence number compensates for it in the checksum.
             let l4 = Self::L4[family];
             packet.bytes_mut()[l4..l4 + 2].copy_from_slice(&self.source_port.to_be_bytes());
             packet.bytes_mut()[l4 + 6..l4 + 8].copy_from_slice(&(!self.source_port).to_be_bytes());
@@ -304,7 +305,7 @@ impl Device for Pod {
     }
 }
 
-/// A SYN from source port 0, its checksum right.
+/// A SYN from source port 0 with the right checksum.
 fn syn(from: (usize, IpAddr), (to, to_port): (IpAddr, u16)) -> Vec<u8> {
     let (port, address) = from;
     let ethernet = PacketBuilder::ethernet2(mac(port).0, Gateway::default().mac.0);
@@ -327,7 +328,7 @@ fn syn(from: (usize, IpAddr), (to, to_port): (IpAddr, u16)) -> Vec<u8> {
     frame
 }
 
-/// Workers to which every packet is a connection's first, and whose tables are as full as they get.
+/// Workers for which every packet is the first of a connection, and whose tables are filled.
 pub struct Rig {
     pub workers: Vec<Worker>,
     control: ControlPlane,
@@ -337,13 +338,13 @@ pub struct Rig {
     now: Arc<AtomicU64>,
 }
 
-/// One poll by a worker other than the first: the same ports have their turn.
+/// One poll by a worker other than the first, with the same ports.
 pub fn follow(worker: &mut Worker, now: &AtomicU64) -> usize {
     worker.poll(Instant::from_secs(now.load(Relaxed)))
 }
 
 impl Rig {
-    /// Made ready for `case`.
+    /// Creates the rig for `case`.
     pub fn new(case: Case) -> Self {
         let groups = groups(case.policies);
         let circles = circles(&groups, case.via_service);
@@ -399,23 +400,23 @@ impl Rig {
         rig
     }
 
-    /// Frames are of IPv6 from now on, or of IPv4.
+    /// Sets the family of further frames: IPv6 or IPv4.
     pub fn set_v6(&self, v6: bool) {
         self.turn.v6.store(v6, Relaxed);
     }
 
-    /// Packets of a poll.
+    /// Number of packets per poll.
     pub fn packets(&self) -> usize {
         WINDOW.min(self.ports) * BURST
     }
 
-    /// One poll of the first worker: the next ports have their turn.
+    /// One poll of the first worker, with the next ports.
     pub fn poll(&mut self) -> usize {
         let (now, turn, ports) = (&self.now, &self.turn, self.ports);
         poll_next(&mut self.workers[0], now, turn, ports)
     }
 
-    /// Runs `first` with a poll of the first worker while the others are as busy.
+    /// Runs `first` with a poll of the first worker while the others are equally busy.
     pub fn beside_others(&mut self, first: impl FnOnce(&mut dyn FnMut() -> usize)) {
         let Self { workers, turn, ports, now, .. } = self;
         let stop = AtomicBool::new(false);
@@ -433,7 +434,7 @@ impl Rig {
         });
     }
 
-    /// Every frame so far was the first of a connection, and passed.
+    /// Checks that every frame so far was the first of a connection, and was forwarded.
     pub fn check(&self) {
         for worker in &self.workers {
             let counters = &worker.handle().counters;

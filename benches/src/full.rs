@@ -1,6 +1,6 @@
-//! A node with Services: flows of a pod to cluster IPs, whose backends are a pod beside it or, for
-//! `full`, pods of another node behind the tunnel, with policies that isolate the client. TCP
-//! connections are opened as they should be; what is measured are their later packets.
+//! A node with Services: flows of a pod to cluster IPs. Their backends are a pod on the same node
+//! or, for `full`, pods of another node behind the tunnel, with policies that isolate the client.
+//! TCP connections are opened with a complete handshake; their later packets are measured.
 
 use std::io;
 use std::net::IpAddr;
@@ -39,10 +39,11 @@ const VTEP: [Mac; 2] = [Mac([0x0e, 0x58, 192, 168, 0, 1]), Mac([0x0e, 0x58, 192,
 const PORT: u16 = 80;
 const TARGET: u16 = 8080;
 
-/// What the connections of a figure are.
+/// The kind of connections of a figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Case {
-    /// Backends behind the tunnel, and policies; else a pod of the same node, and none.
+    /// Backends behind the tunnel, with policies; otherwise a pod of the same node, without
+    /// policies.
     pub full: bool,
     pub v6: bool,
     pub tcp: bool,
@@ -67,7 +68,7 @@ fn vip(v6: bool, service: usize) -> IpAddr {
     wide(v6, 96, service + 1)
 }
 
-/// Backends of all Services lie in one range, each Service's a stretch of it.
+/// The backends of all Services are in one range; each Service has a part of it.
 fn backend(full: bool, v6: bool, number: usize) -> IpAddr {
     wide(v6, if full { 2 } else { 3 }, number % (SERVICES * ENDPOINTS) + 1)
 }
@@ -93,8 +94,7 @@ fn pod(name: String, addresses: Vec<IpAddr>, at: Option<(u16, [u8; 6])>) -> Arc<
     })
 }
 
-/// `policies` for the client's egress and the servers' ingress, of which one each lets the
-/// connections through.
+/// `policies` for the client's egress and the servers' ingress; one of each allows the connections.
 fn policies(count: usize) -> Vec<Arc<NetworkPolicy>> {
     let app = |name: &str| Selector::of_labels(Labels::new([("app".into(), name.into())]));
     let rule = |peer: &str, ports| {
@@ -210,7 +210,8 @@ fn frame(
             let mut segment = ip.tcp(sport, dport, seq, 1000);
             segment = if syn { segment.syn() } else { segment };
             segment = if let Some(ack) = ack { segment.ack(ack) } else { segment };
-            // What opens a connection carries nothing, so that the answer acknowledges all of it.
+            // A packet that opens a connection has no payload, so that the reply acknowledges all
+            // of it.
             let data = if from.is_ipv4() && !syn { 6 } else { 0 };
             segment.write(&mut frame, &[0; 6][..data])
         }
@@ -219,7 +220,8 @@ fn frame(
     frame
 }
 
-/// One end's frames: those of each stage for a number of polls, then the last's for ever.
+/// The frames of one end: those of each stage for a number of polls, then those of the last stage
+/// forever.
 struct Script {
     stages: Vec<(FrameLoop, usize)>,
     info: PortInfo,
@@ -248,14 +250,14 @@ impl Port for Script {
     }
 }
 
-/// Everything that the ends send for one flow: opening, the answer to that, and what follows.
+/// All frames that the ends send for one flow: the opening packet, the reply, and later data.
 struct Frames {
     opening: Vec<u8>,
     answer: Vec<u8>,
     data: Vec<u8>,
 }
 
-/// Workers that know the flows numbered `flows`, shared out among them, and get nothing but their
+/// Workers that know the flows numbered `flows`, divided among them, and then receive only their
 /// client's packets.
 pub fn rig(case: Case, flows: impl Iterator<Item = usize>, workers: usize) -> Rig {
     let config = config(case.full);

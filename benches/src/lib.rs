@@ -1,10 +1,10 @@
-//! What the benches share.
+//! Code that the benches share.
 //!
 //! - [`rig`], [`full`], [`fresh`]: switches between memory ports, with flows that are known, known
 //!   through Services and policies, or new.
-//! - [`world`]: a cluster of the size to be held.
-//! - [`cpu_time`], [`memory`]: what is measured besides wall time.
-#![allow(missing_docs, reason = "names say what a helper does; what they do not say has a comment")]
+//! - [`world`]: a cluster of the target size.
+//! - [`cpu_time`], [`memory`]: measurements other than wall time.
+#![allow(missing_docs, reason = "the names describe most helpers; the others have comments")]
 
 pub mod cpu_time;
 pub mod fresh;

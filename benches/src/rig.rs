@@ -1,5 +1,5 @@
-//! Two pods or two bridged ports, and flows between them that the switch knows: what `hit` and
-//! `instructions` measure.
+//! Two pods or two bridged ports, and flows between them that the switch knows: the input of `hit`
+//! and `instructions`.
 
 use std::io;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ use podswitch_wire::flow_key::HashKey;
 
 pub const GATEWAY: [u8; 6] = [0xee; 6];
 
-/// A device with an end for each worker, made beforehand.
+/// A device with a port for each worker, created beforehand.
 pub struct Ends<P>(pub PortInfo, pub Vec<Option<P>>);
 
 impl<P: Port + 'static> Device for Ends<P> {
@@ -40,8 +40,8 @@ impl<P: Port + 'static> Device for Ends<P> {
     }
 }
 
-/// Answers every flow in the first rounds, so that addresses are learnt and TCP sides settle, and
-/// swallows what it is sent ever after.
+/// Replies to every flow in the first rounds, so that addresses are learned and TCP connections are
+/// established. Later it discards all frames.
 struct Answers {
     circle: FrameLoop,
     left: usize,
@@ -117,7 +117,7 @@ pub fn bridged() -> Config {
     }
 }
 
-/// As [`routed`], with `count` policies; the second pod's lets the first one in.
+/// As [`routed`], with `count` policies; one of the second pod's policies allows the first pod.
 pub fn policed(count: usize) -> Config {
     let policy = |n: usize| {
         let label = |n: usize| Labels::new([("n".into(), n.to_string().into())]);
@@ -199,7 +199,7 @@ pub fn tunnelled(frame: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The `i`-th of `count` in an order without neighbours.
+/// The `i`-th of `count` numbers, in an order in which successive numbers are not neighbours.
 pub fn scattered(count: usize) -> impl Iterator<Item = usize> {
     let step = (count / 2 + count / 7) | 1;
     let step = (step..).find(|s| gcd(*s, count) == 1).unwrap_or(1);
@@ -210,7 +210,7 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The ports of a flow: no two have the same, and none has the tunnel's.
+/// The ports of a flow: unique for each flow, and never the tunnel's.
 fn ports(flow: usize) -> (u16, u16) {
     ((flow % 60_000) as u16 + 5000, (flow / 60_000) as u16 + 1)
 }
@@ -259,7 +259,7 @@ pub fn tcp(flow: usize, v6: bool) -> Vec<u8> {
     frame
 }
 
-/// A frame that only a bridge carries, of station `n`.
+/// A frame that only a bridge forwards, from station `n`.
 pub fn plain(n: usize) -> Vec<u8> {
     let mut frame = vec![0; 64];
     frame[..6].copy_from_slice(&[2, 1, 0, 0, 0, 0]);
@@ -268,8 +268,8 @@ pub fn plain(n: usize) -> Vec<u8> {
     frame
 }
 
-/// The frame that the receiver of `frame` would answer with: all addresses and ports turned
-/// round. Checksums hold, since their sum is the same.
+/// The reply to `frame`, with all addresses and ports exchanged. The checksums remain valid, since
+/// the sums do not change.
 pub fn answer(frame: &[u8]) -> Vec<u8> {
     let mut back = frame.to_vec();
     let turn = |back: &mut Vec<u8>, at: usize, len: usize| {
@@ -295,14 +295,14 @@ pub fn answer(frame: &[u8]) -> Vec<u8> {
     back[6..12].copy_from_slice(&mac(1));
     let next_header = if l4 == 34 { 23 } else { 20 };
     if frame[next_header] == 6 {
-        // Acknowledges what came, and is acknowledged by what comes again.
+        // Acknowledges the received segment, and is acknowledged by the next one.
         back[l4 + 4..l4 + 8].copy_from_slice(&frame[l4 + 8..l4 + 12]);
         back[l4 + 8..l4 + 12].copy_from_slice(&7u32.to_be_bytes());
     }
     back
 }
 
-/// A switch with room for all flows, and a key that makes every run the same.
+/// A switch with room for all flows, and a fixed key, so that every run is the same.
 pub fn control_plane() -> ControlPlane {
     let limits = Limits {
         connections: 5 << 20,
@@ -314,22 +314,22 @@ pub fn control_plane() -> ControlPlane {
     ControlPlane::new(Options { limits, hash_key, ..Options::default() })
 }
 
-/// What the ports say of themselves.
+/// The properties of the ports.
 pub fn port_info(name: &str) -> PortInfo {
     PortInfo { name: name.into(), mac: None, mtu: 1500, offloads: Offloads::ALL }
 }
 
-/// Workers whose tables know all flows, and which get nothing but packets of them.
+/// Workers whose tables contain all flows, and which receive only packets of them.
 pub struct Rig {
     pub workers: Vec<Worker>,
     pub now: Instant,
     pub control: ControlPlane,
-    /// Packets that missed while the rig was made.
+    /// Packets that missed while the rig was created.
     missed: u64,
 }
 
 impl Rig {
-    /// Port 0 receives `frames` over and over, each worker its share; what they lead to goes to
+    /// Port 0 receives `frames` repeatedly, each worker its share. The switch forwards them to
     /// port 1.
     ///
     /// # Panics
@@ -338,7 +338,7 @@ impl Rig {
         Self::answered(config, frames, workers, answer)
     }
 
-    /// As [`new`](Self::new), with the answer that each frame gets.
+    /// As [`new`](Self::new), with the reply that each frame gets.
     ///
     /// # Panics
     /// If a packet is dropped.
@@ -362,7 +362,7 @@ impl Rig {
         Self::settled(control, Box::new(Ends(info, asks)), Box::new(answers), workers, 3 * rounds)
     }
 
-    /// Port 0 and port 1 with these devices, each worker polled so often.
+    /// Port 0 and port 1 with these devices; each worker is polled this many times.
     ///
     /// # Panics
     /// If a worker cannot be made.
@@ -395,7 +395,7 @@ impl Rig {
         self.workers.iter().map(|w| w.handle().counters.misses.get()).sum()
     }
 
-    /// Every packet since the rig was made hit, and none was ever dropped.
+    /// Checks that every packet since the rig was created hit, and that none was ever dropped.
     pub fn check(&self) {
         for worker in &self.workers {
             let counters = &worker.handle().counters;

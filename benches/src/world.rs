@@ -1,6 +1,6 @@
-//! A cluster of the size to be held: 150,000 pods with 5,000 label sets in 1,000 namespaces, and
-//! as many policies as asked for, each with selectors of both kinds, an ipBlock with an exception,
-//! named ports, single ports and ranges up to 1–65535.
+//! A cluster of the target size: 150,000 pods with 5,000 label sets in 1,000 namespaces, and any
+//! number of policies, each with selectors of both kinds, an ipBlock with an exception, named
+//! ports, single ports and ranges up to 1–65535.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub fn pod_addresses(number: usize) -> [IpAddr; 2] {
     [v4.into(), v6.into()]
 }
 
-/// Pod `number`: of namespace `number % NAMESPACES`, in its app by turns.
+/// Pod `number`, in namespace `number % NAMESPACES`; the apps of the namespace alternate.
 pub fn pod(number: usize) -> Pod {
     let (namespace, turn) = (number % NAMESPACES, number / NAMESPACES);
     let name: Arc<str> = format!("pod{number}").into();
@@ -75,8 +75,8 @@ fn named() -> Ports {
     Ports::AnyOf(vec![PortRule::Named { protocol, name: "http".into() }])
 }
 
-/// The first address of the range that policy `number` allows, the start of its exception being
-/// 128 higher.
+/// The first address of the range that policy `number` allows. Its exception starts 128 addresses
+/// higher.
 fn block_start(number: usize) -> Ipv4Addr {
     Ipv4Addr::from(0xac10_0000 + (number as u32) * 256)
 }
@@ -151,9 +151,9 @@ pub struct Probe {
     pub direction: Direction,
 }
 
-/// Connections that between them ask about every policy and each of its rules, in random order.
-/// The evaluated end always has a policy, and six in eight are
-/// allowed, so that the work is the same however many policies there are.
+/// Connections that together use every policy and each of its rules, in random order. The evaluated
+/// end always has a policy, and six in eight connections are allowed, so that the work does not
+/// depend on the number of policies.
 pub fn probes(policies: usize, count: usize) -> Vec<Probe> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move |below: usize| {

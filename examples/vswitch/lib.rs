@@ -80,9 +80,10 @@ enum Command {
     #[command(after_help = "Examples:\n  vswitch policies\n  vswitch policies shop/db\n  \
                             vswitch policies --never     rules that never matched")]
     Policies(inspect::PolicyArgs),
-    /// Count connections by Service port and backend.
-    #[command(after_help = "Examples:\n  vswitch services\n  vswitch services shop/api --json")]
-    Services(inspect::ObjectsArgs),
+    /// List Service ports with the states of their backends and the connections opened.
+    #[command(after_help = "Examples:\n  vswitch services\n  vswitch services shop/api --json\n  \
+                            vswitch services --never     ports without a connection")]
+    Services(inspect::ServiceArgs),
     Perf(inspect::PerfArgs),
     Capture(inspect::CaptureArgs),
     #[command(after_help = "Examples:\n  vswitch log-level\n  vswitch log-level --help")]

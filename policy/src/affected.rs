@@ -9,7 +9,7 @@ const LIMIT: usize = 8192;
 /// Addresses that a change affects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AffectedAddresses {
-    /// These, with repetitions.
+    /// These addresses; one may be listed several times.
     Listed(Vec<IpAddr>),
     /// All addresses.
     All,
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_many_are_everything() {
+    fn too_many_addresses_count_as_all() {
         let address = IpAddr::from([10, 0, 0, 1]);
         let mut affected = AffectedAddresses::default();
         affected.extend([address; LIMIT]);

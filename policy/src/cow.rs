@@ -1,4 +1,4 @@
-//! Copy-on-write maps and vectors: copies share what did not change.
+//! Copy-on-write maps and vectors: copies share the unchanged parts.
 //!
 //! The control plane keeps one of each, changes it, and gives a clone to every snapshot. A clone is
 //! one reference count. The first change after it copies the list of parts and the affected part,
@@ -175,7 +175,8 @@ impl<K: Hash + Eq + Clone, V: Clone> CowMap<K, V> {
         Arc::make_mut(&mut Arc::make_mut(&mut self.shards)[index])
     }
 
-    /// Adds one shard and moves to it what now belongs there from the shard it splits.
+    /// Adds one shard, and moves to it the entries that now belong there, from the shard that it
+    /// splits.
     fn split(&mut self) {
         let opened = self.shards.len();
         self.mask = (opened + 1).next_power_of_two() - 1;
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn removing_what_is_absent_copies_nothing() {
+    fn removing_an_absent_key_copies_nothing() {
         let map: CowMap<u32, u32> = (0..1000).map(|k| (k, k)).collect();
         let mut other = map.clone();
         assert_eq!(other.remove(&5000), None);

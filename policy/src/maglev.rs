@@ -21,7 +21,7 @@ const LADDER: [u32; 10] =
 /// The largest table size that can be configured.
 pub const MAX_SIZE: u32 = 5_000_011;
 
-/// The largest number of backends of one table.
+/// The largest number of backends in one table.
 pub const MAX_BACKENDS: usize = 1 << 16;
 
 /// The table size for a number of backends: a prime of at least a hundred slots for each, up to
@@ -47,9 +47,9 @@ pub fn is_prime(n: u32) -> bool {
     !n.is_multiple_of(2) && divisors.into_iter().all(|d: u32| !n.is_multiple_of(d))
 }
 
-/// What identifies a backend on every node.
+/// The name that identifies a backend on every node.
 pub trait Identity: Ord {
-    /// A hash of it under the cluster key.
+    /// A hash of that name under the cluster key.
     fn digest(&self, cluster_key: &HashKey) -> u64;
 }
 
@@ -66,11 +66,11 @@ impl Identity for IpAddr {
     }
 }
 
-/// Why no table can be built.
+/// Why a table cannot be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MaglevError {
     /// The size is not prime, or above [`MAX_SIZE`].
-    #[error("{0} is no table size: it must be a prime of at most {MAX_SIZE}")]
+    #[error("{0} is not a table size: it must be a prime of at most {MAX_SIZE}")]
     Size(u32),
     /// More backends than [`MAX_BACKENDS`].
     #[error("{0} backends: a table holds at most {MAX_BACKENDS}")]
@@ -207,7 +207,7 @@ impl Walk {
     #[inline]
     fn next(&mut self, size: u32) -> usize {
         let slot = self.at;
-        // Below 2^24 both, so the sum does not overflow.
+        // Both are below 2^24, so the sum does not overflow.
         let next = self.at + self.skip;
         self.at = if next >= size { next - size } else { next };
         slot as usize
@@ -225,7 +225,8 @@ fn fill(mut walks: Vec<Walk>, size: u32, mut turns: impl Iterator<Item = usize>)
     let mut slots = vec![0; size as usize];
     let mut taken = vec![0u64; slots.len().div_ceil(64)];
     for _ in 0..size {
-        // Turns never end; a walk visits every slot, so it finds a free one while there is one.
+        // There is always a next turn. A walk visits every slot, so it finds a free one while one
+        // exists.
         let Some(who) = turns.next() else { break };
         loop {
             let slot = walks[who].next(size);
@@ -255,7 +256,7 @@ struct Turn {
 
 impl Ord for Turn {
     fn cmp(&self, other: &Self) -> core::cmp::Ordering {
-        // a/b against c/d as a·d against c·b; counts are below 2^24 and weights below 2^16.
+        // Compares a/b with c/d as a·d with c·b; counts are below 2^24 and weights below 2^16.
         let (ours, theirs) = (self.count * other.weight, other.count * self.weight);
         ours.cmp(&theirs).then(self.who.cmp(&other.who))
     }

@@ -28,13 +28,13 @@ impl<V> Default for PrefixMap<V> {
     }
 }
 
-/// `bits` with all but the first `length` cleared.
+/// `bits` with all bits but the first `length` cleared.
 #[inline]
 fn head4(bits: u32, length: u8) -> u32 {
     bits & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
 }
 
-/// `bits` with all but the first `length` cleared.
+/// `bits` with all bits but the first `length` cleared.
 #[inline]
 fn head6(bits: u128, length: u8) -> u128 {
     bits & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_wins_and_families_are_apart() {
+    fn longest_prefix_wins_and_families_are_separate() {
         let map: PrefixMap<&str> = [
             ("0.0.0.0/0", "default"),
             ("10.0.0.0/8", "ten"),

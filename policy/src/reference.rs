@@ -1,4 +1,4 @@
-//! NetworkPolicy evaluated directly by the API's text: no index, no cache, no optimization.
+//! NetworkPolicy evaluated directly as the API's text says: no index, no cache, no optimization.
 //!
 //! The compiled table is tested against this. Every rule N1–N18 is one function here, and each
 //! verdict walks all policies of the cluster. Used by tests, and by `vswitch explain` as a check of
@@ -14,7 +14,7 @@ use crate::rule::{
 };
 use crate::verdict::{Traffic, Why};
 
-/// Everything that policy depends on, as lists.
+/// All inputs of policy evaluation, as lists.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// Pods.
@@ -107,7 +107,8 @@ impl Cluster {
         }
     }
 
-    /// Labels of a namespace as selectors see them. A namespace without an object has its name.
+    /// Labels of a namespace as selectors see them. A namespace without an object has only the
+    /// label with its name.
     fn namespace_labels(&self, name: &str) -> Labels {
         match self.namespaces.iter().find(|n| *n.name == *name) {
             Some(namespace) => namespace.effective_labels(),
@@ -146,7 +147,7 @@ impl Case<'_> {
         self.tiers(pod)
     }
 
-    /// Admin, NetworkPolicy, Baseline, then allowed.
+    /// Order: Admin, NetworkPolicy, Baseline; if none decides, the connection is allowed.
     fn tiers(&self, pod: &Pod) -> Side {
         let isolating = self.isolating(pod);
         let isolated_by: Vec<_> = isolating.iter().map(|p| Arc::clone(&p.cookie)).collect();
@@ -191,8 +192,8 @@ impl Case<'_> {
         None
     }
 
-    /// A rule's peers and ports must both match (N6). One entry of each list suffices; since a
-    /// named port depends on the peer, the two are tried together.
+    /// A rule's peers and ports must both match (N6). One entry of each list suffices. A named port
+    /// depends on the peer, so each peer is tried together with the ports.
     fn rule_matches(&self, pod: &Pod, policy: &NetworkPolicy, rule: &Rule) -> bool {
         match &rule.peers {
             Peers::Any => self.ports_match(pod, &rule.ports, false),

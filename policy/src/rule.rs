@@ -1,4 +1,4 @@
-//! The model: what users wrote, as plain data with valid syntax.
+//! The model: the objects as users wrote them, as plain data with valid syntax.
 //!
 //! Built from the objects (for Kubernetes by the `kubernetes` crate); read by the compiler, the
 //! reference evaluator and explanations; never on the packet path.

@@ -5,7 +5,7 @@ use podswitch_wire::flow_key::FlowKey;
 
 use crate::rule::{Protocol, Tier};
 
-/// A new connection as policy sees it, without its ends.
+/// A new connection as policy sees it, without its two addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Traffic {
     /// IP protocol number. Protocols other than TCP, UDP and SCTP are allowed only by rules without

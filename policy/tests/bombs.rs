@@ -1,5 +1,5 @@
 //! Policies made to be expensive (threat T-C8): the compiled size stays within a small multiple of
-//! what was written, and the verdicts are still right.
+//! the size of the policies, and the verdicts are still right.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn ten_thousand_policies_on_every_pod_each_with_a_port() {
 }
 
 #[test]
-fn ten_thousand_policies_each_with_a_peer_and_a_port_of_its_own() {
+fn ten_thousand_policies_each_with_its_own_peer_and_port() {
     let mut compiler = PolicyCompiler::new();
     pods(&mut compiler, 1_000);
     for number in 0..10_000 {
@@ -90,7 +90,7 @@ fn ten_thousand_policies_each_with_a_peer_and_a_port_of_its_own() {
 }
 
 #[test]
-fn every_port_its_own_entry() {
+fn one_entry_for_every_port() {
     let mut compiler = PolicyCompiler::new();
     pods(&mut compiler, 2);
     let entries = (1..=u16::MAX).step_by(2).map(|n| PortRule::port(Protocol::Tcp, n)).collect();

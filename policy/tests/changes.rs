@@ -79,7 +79,7 @@ fn db_policy(peer: &str, namespaces: Option<&str>) -> NetworkPolicy {
 }
 
 #[test]
-fn an_address_used_again_has_none_of_its_old_rights() {
+fn a_reused_address_has_no_previous_rights() {
     let mut shop = Shop::new();
     assert!(shop.allows("10.0.0.2"));
     shop.remove_pod("web");
@@ -89,7 +89,7 @@ fn an_address_used_again_has_none_of_its_old_rights() {
 }
 
 #[test]
-fn an_address_may_be_taken_over_before_it_is_given_up() {
+fn an_address_may_be_reused_before_it_is_released() {
     let mut shop = Shop::new();
     shop.pod("batch", "10.0.0.2", "app=batch", "n2");
     shop.remove_pod("web");
@@ -100,10 +100,10 @@ fn an_address_may_be_taken_over_before_it_is_given_up() {
 }
 
 #[test]
-fn labels_count_as_they_are_now() {
+fn current_labels_are_evaluated() {
     let mut shop = Shop::new();
     shop.pod("web", "10.0.0.2", "app=web,quarantine=yes", "n1");
-    assert!(shop.allows("10.0.0.2"), "more labels than the rule asks for");
+    assert!(shop.allows("10.0.0.2"), "more labels than the rule requires");
     shop.pod("web", "10.0.0.2", "app=webby", "n1");
     assert!(!shop.allows("10.0.0.2"));
     shop.pod("db", "10.0.0.1", "app=cache", "n1");
@@ -124,7 +124,7 @@ fn a_namespace_relabelled() {
 }
 
 #[test]
-fn a_snapshot_does_not_change_any_more() {
+fn a_published_table_does_not_change() {
     let mut shop = Shop::new();
     let before = Shop { compiler: PolicyCompiler::new(), table: Arc::clone(&shop.table) };
     shop.remove_pod("web");
@@ -135,7 +135,7 @@ fn a_snapshot_does_not_change_any_more() {
 }
 
 #[test]
-fn a_pod_that_moves_has_another_own_node() {
+fn a_pod_that_moves_gets_another_own_node() {
     let mut shop = Shop::new();
     for (name, ip) in [("n1", "172.16.0.1"), ("n2", "172.16.0.2")] {
         let addresses = vec![address(ip)];

@@ -146,7 +146,7 @@ mod wording {
     }
 
     #[test]
-    fn an_allowance_names_the_rule() {
+    fn an_allowed_connection_names_the_rule() {
         assert_eq!(
             explained(WEB, DB, tcp(5432)),
             "egress of Pod/shop/web: allow, no policy isolates it\n\
@@ -156,7 +156,7 @@ mod wording {
     }
 
     #[test]
-    fn a_denial_names_what_differs() {
+    fn a_denial_names_the_differences() {
         let isolated = "ingress of Pod/shop/db: deny, isolated by NetworkPolicy/shop/db, \
                         none of whose rules matches; nearest is NetworkPolicy/shop/db ingress[0]";
         let last = |text: String| text.lines().last().unwrap().to_owned();
@@ -175,7 +175,7 @@ mod wording {
     }
 
     #[test]
-    fn the_difference_is_named_for_programs() {
+    fn differences_are_machine_readable() {
         let differs = |from: &str, traffic| {
             let explanation = table().explain(from.parse().unwrap(), DB.parse().unwrap(), traffic);
             assert_eq!(explanation.denied_by(), Some(&explanation.ingress));

@@ -153,7 +153,7 @@ proptest! {
         for (cluster, table) in kept.iter().take(2) {
             prop_assert_eq!(disagreement(cluster, table).err(), None);
         }
-        // Nothing of a deleted object remains.
+        // No part of a deleted object remains.
         let names: Vec<_> = mirror.pods.keys().cloned().collect();
         names.iter().for_each(|name| compiler.remove_pod(name));
         mirror.nodes.keys().for_each(|name| compiler.remove_node(name));

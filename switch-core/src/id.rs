@@ -25,7 +25,7 @@ impl fmt::Display for PortId {
     }
 }
 
-/// Number of a snapshot. Increases by one with every publish; 0 is "none".
+/// Number of a snapshot. Increases by one with every publish; 0 means none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct Epoch(pub u32);

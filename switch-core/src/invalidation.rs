@@ -1,10 +1,9 @@
-//! When what flows depend on changed last, by address. A worker that has evaluated a flow, and finds
-//! that nothing about its addresses changed since, need not evaluate it again.
+//! Records by address when the dependencies of flows changed last. If a worker has evaluated a flow, and nothing about
+//! its addresses has changed since, it need not evaluate the flow again.
 //!
-//! Addresses fall into groups by a hash. For each group the last epoch is kept that changed anything
-//! about one of its addresses. Two addresses of one group are invalidated together: that costs an
-//! evaluation, never a wrong answer. Each snapshot has all of it, so it does not matter how many
-//! snapshots a worker skipped.
+//! Addresses fall into groups by a hash. For each group, the last epoch is kept that changed one of its addresses. Two
+//! addresses of one group are invalidated together: that costs an additional evaluation, never a wrong result. Each
+//! snapshot has all groups, so a worker may skip any number of snapshots.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,18 +23,18 @@ const CHUNKS: usize = 256;
 pub struct Group(u16);
 
 impl Group {
-    /// How many there are.
+    /// The number of groups.
     pub const COUNT: usize = CHUNK * CHUNKS;
 
-    /// The group of an address in a key's form. The hash is no secret: a person who finds addresses
-    /// that share a group has flows of these evaluated more often.
+    /// The group of an address in a key's form. The hash is not secret: a person who finds addresses that share a group
+    /// can only make flows of these be evaluated more often.
     #[inline]
     pub fn of(address: &[u8; 16]) -> Self {
         let word = u128::from_ne_bytes(*address);
         let (a, b) = (word as u64, (word >> 64) as u64);
         let wide = u128::from(a ^ 0x9e37_79b9_7f4a_7c15) * u128::from(b ^ 0xd1b5_4a32_d192_ed03);
         let mixed = (wide as u64) ^ (wide >> 64) as u64;
-        // What differs in one byte of IPv4 lies low in one product only.
+        // Addresses that differ in one byte of IPv4 differ only in the low part of one product.
         Self((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16)
     }
 
@@ -52,20 +51,20 @@ impl From<IpAddr> for Group {
     }
 }
 
-/// The groups of all addresses that a flow's treatment depends on.
+/// The groups of all addresses on which a flow's verdict and plan depend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Groups(pub [Group; 4]);
 
 impl Groups {
-    /// Of a flow that is not translated, the same in both directions.
+    /// The groups of a flow that is not translated, the same in both directions.
     #[inline]
     pub fn of_key(key: &FlowKey) -> Self {
         let [a, b] = ends(key);
         Self([a, b, a, b])
     }
 
-    /// Of both directions of a connection, by their keys: what the client sends, and what the backend
-    /// answers.
+    /// The groups of both directions of a connection. `original` is the key of the client's packets, `reply` that of
+    /// the backend's.
     pub fn of_connection(original: &FlowKey, reply: &FlowKey) -> Self {
         let ([a, b], [c, d]) = (ends(original), ends(reply));
         Self([a, b, c, d])
@@ -81,9 +80,9 @@ fn ends(key: &FlowKey) -> [Group; 2] {
 
 #[derive(Debug)]
 struct Chunk {
-    /// The latest of all.
+    /// The latest change of any group.
     newest: u32,
-    /// In epochs since the one that invalidated everything.
+    /// Number of epochs since the one that invalidated everything.
     last: [u32; CHUNK],
 }
 
@@ -97,7 +96,7 @@ pub struct Invalidation {
     chunks: Arc<[Arc<Chunk>]>,
 }
 
-/// Which of a worker's flows the changes from one epoch to another affect.
+/// The effect on a worker's flows of the changes from one epoch to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Affected {
     /// None of them.
@@ -115,7 +114,7 @@ impl Invalidation {
         Self { everything: epoch, chunks: (0..CHUNKS).map(|_| chunk.clone()).collect() }
     }
 
-    /// Adds what `epoch` changes.
+    /// Adds the changes of `epoch`.
     pub fn invalidate(&mut self, epoch: Epoch, affected: AffectedAddresses) {
         if self.everything == epoch {
             return;
@@ -149,7 +148,7 @@ impl Invalidation {
         groups.iter().all(|group| self.last(*group) <= age)
     }
 
-    /// What the epochs after `epoch` affect, of the groups that are `present`.
+    /// The effect of the epochs after `epoch` on the groups that are `present`.
     pub fn since(&self, epoch: Epoch, present: impl Fn(Group) -> bool) -> Affected {
         let Some(age) = self.age(epoch) else { return Affected::All };
         let later = self.chunks.iter().enumerate().filter(|(_, chunk)| chunk.newest > age);
@@ -194,12 +193,12 @@ mod tests {
         for step in [1, 2, 256, 512, 1 << 16] {
             let groups: HashSet<usize> =
                 (0..4000).map(|n| Group::from(address(n * step)).index()).collect();
-            // Of 4,000 at random among 65,536, some 120 meet another.
+            // Of 4,000 random groups among 65,536, about 120 are hit more than once.
             assert!(groups.len() > 3700, "{} groups at a step of {step}", groups.len());
         }
     }
 
-    /// So both have an answer that others share.
+    /// So both directions have the same dependencies.
     #[test]
     fn both_directions_depend_on_the_same() {
         for n in (0..1000).step_by(2) {
@@ -223,9 +222,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list of what changed when.
+        /// Compared with a simple list of changes and their epochs.
         #[test]
-        fn tells_what_changed_since(
+        fn reports_changes_since_an_epoch(
             steps in prop::collection::vec(
                 prop_oneof![
                     9 => prop::collection::vec(0u32..300, 0..4).prop_map(Some),

@@ -56,13 +56,15 @@
 //! # How the parts fit
 //!
 //! [`control::ControlPlane`] takes a [`config::Config`], compiles it into a [`snapshot::Snapshot`] and publishes that.
-//! Each [`worker::Worker`] polls its queues of the [`port`]s and hands bursts to its [`engine::Engine`]. The engine
-//! looks flows up and applies their [`action::Plan`]. For flows that it does not know it asks [`resolve`], and opens
-//! a connection in [`flow::connection`]. [`nat`] has everything about address translation.
+//! Each [`worker::Worker`] polls its queues of the [`port`]s and passes bursts to its
+//! [`engine::Engine`]. The engine looks flows up and applies their [`action::Plan`]. For unknown
+//! flows it calls [`resolve`], and opens a connection in [`flow::connection`]. Address translation
+//! is in [`nat`].
 //!
-//! Dependencies inside this crate run one way: [`pinned`], [`action`], [`packet`] and [`snapshot`] below [`nat`], that
-//! below [`flow`], that below [`resolve`], that below [`engine`]. [`records`] observes the engine. None of these knows [`port`], [`worker`] or
-//! [`control`]. The fast path neither allocates, locks nor logs, and does not read the system time.
+//! Dependencies inside this crate run one way: [`pinned`], [`action`], [`packet`] and [`snapshot`]
+//! are below [`nat`], which is below [`flow`], then [`resolve`], then [`engine`]. [`records`]
+//! observes the engine. None of these depends on [`port`], [`worker`] or [`control`]. The fast path
+//! does not allocate, lock, log or read the system time.
 #![deny(unsafe_code)]
 
 pub mod action;

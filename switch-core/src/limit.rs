@@ -7,11 +7,11 @@ use podswitch_wire::flow_key::{FlowKey, HashKey, to_bytes};
 
 use crate::time::Instant;
 
-/// A bucket counts in fractions of a token, so that a refill by the nanosecond loses nothing to
-/// rounding. This many are one token.
+/// A bucket counts in fractions of a token, so that a refill after a nanosecond loses nothing to rounding. One token is
+/// this many fractions.
 const TOKEN: u64 = 1_000_000_000;
 
-/// A rate limit: events per second, and events at once after a pause.
+/// A rate limit: events per second, and the burst that is allowed after a pause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     /// Tokens added per second.
@@ -102,9 +102,9 @@ struct Slot {
 
 /// One token bucket per key, for a bounded number of keys.
 ///
-/// A key without a bucket takes over the fullest of the eight that it may use, with its level. So full
-/// buckets are replaced first, which loses nothing. However many keys somebody invents, the total rate
-/// is at most the number of buckets times the rate, because a take-over adds no tokens.
+/// If a key has no bucket, it takes over the fullest of the eight buckets that it may use, with its level. So full
+/// buckets are replaced first, which loses nothing. No matter how many keys an attacker invents, the total rate is at
+/// most the number of buckets times the rate, because a take-over adds no tokens.
 #[derive(Clone, Debug)]
 pub struct KeyedLimiter {
     rate: Rate,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn taking_several_is_all_or_nothing() {
+    fn taking_several_tokens_is_all_or_nothing() {
         let mut bucket = TokenBucket::new(Rate::new(1, 4));
         assert!(bucket.take_many(3, Instant::ZERO));
         assert!(!bucket.take_many(2, Instant::ZERO));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_do_not_share_while_there_is_room() {
+    fn keys_do_not_share_buckets_while_there_is_room() {
         let mut limiter = KeyedLimiter::new(Rate::new(1, 2), 64);
         for key in 1..=4 {
             assert!(limiter.take(key, Instant::ZERO));
@@ -230,7 +230,7 @@ mod tests {
             passed += usize::from(limiter.take(key, Instant::ZERO));
         }
         assert_eq!(passed, 32 * 5);
-        // A second later 10 tokens have come back in each bucket, of which it holds 5.
+        // A second later 10 tokens have been added to each bucket, of which it holds 5.
         for key in 0..100_000u64 {
             passed += usize::from(limiter.take(key, Instant::from_secs(1)));
         }
@@ -248,8 +248,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any sequence of times, backwards ones too, no more passes than the burst and what the
-        /// rate adds in the elapsed time.
+        /// For any sequence of times, including times that run backwards, no more events pass than the burst plus what
+        /// the rate adds in the elapsed time.
         #[test]
         fn never_over_the_rate(
             per_second in 1u32..1000,

@@ -1,9 +1,9 @@
-//! The pinned facts of a connection: what is fixed when the connection is opened and survives every
-//! configuration change.
+//! The pinned facts of a connection: fixed when the connection is opened, and unchanged by every
+//! later configuration.
 //!
 //! Plain data, used by the connection table, NAT, `resolve` and the snapshot's invalidation.
-//! Everything else about a flow (verdict, plan) is derived from these facts and the snapshot, and is
-//! computed again when the configuration changes.
+//! Everything else about a flow (verdict, plan) is derived from these facts and the snapshot, and
+//! is computed again when the configuration changes.
 
 use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::addr::Mac;
@@ -24,8 +24,8 @@ pub enum Direction {
 /// How a connection's source is translated (SNAT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum SourceNat {
-    /// No SNAT. The source port may still change where two connections would otherwise have the
-    /// same reply key (S16).
+    /// No SNAT. The source port may still change if two connections would otherwise have the same
+    /// reply key (S16).
     #[default]
     Kept,
     /// To an address of the node, with a port of the connection's own (S8).
@@ -35,16 +35,16 @@ pub enum SourceNat {
     Endpoint,
 }
 
-/// How a connection was opened, and with it how certain its direction is.
+/// How a connection was opened, and therefore how certain its direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Opened {
     /// By its first packet, whose sender is the client.
     #[default]
     First,
-    /// In mid-stream, TCP or SCTP. For TCP the configuration and the ports tell which end is the
+    /// In mid-stream, TCP or SCTP. For TCP the configuration and the ports show which end is the
     /// client. A SYN or INIT of the other end corrects it.
     MidStream,
-    /// In mid-stream, TCP, and nothing tells which end is the client: policy must allow both
+    /// In mid-stream, TCP, and nothing shows which end is the client: policy must allow both
     /// directions.
     Undirected,
 }
@@ -69,7 +69,7 @@ impl OpenedAt {
     }
 }
 
-/// What is fixed for the lifetime of a connection.
+/// The facts that are fixed for the lifetime of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pinned {
     /// Key of the original direction, as its packets are received.
@@ -81,12 +81,12 @@ pub struct Pinned {
     pub origin: PortId,
     /// VTEP that the originator's packets come from, if they come through the tunnel.
     pub origin_end: Option<VtepIndex>,
-    /// Source MAC address of the first packet. Replies to a client that is no local pod and that
-    /// came in on an uplink go back to it.
+    /// Source MAC address of the first packet. If the client is not a local pod and its packets
+    /// came in on an uplink, replies go back to this address.
     pub origin_mac: Mac,
     /// How the source is translated.
     pub source_nat: SourceNat,
-    /// How the connection was opened, and with it how certain its direction is.
+    /// How the connection was opened, and therefore how certain its direction is.
     pub opened: Opened,
 }
 
@@ -134,8 +134,8 @@ impl Pinned {
     }
 }
 
-/// The account that a connection is charged to, and behind a VTEP the count of its source, so that
-/// one pod of another node leaves the other pods their share.
+/// The account that a connection is charged to. Behind a VTEP, also the count of its source, so
+/// that one pod of another node leaves the other pods their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub(crate) account: Account,
@@ -150,8 +150,8 @@ impl Charge {
     }
 }
 
-/// Who connection limits are charged to: a port, or a remote node's VTEP. One node's flood leaves
-/// the other nodes their connections (T-C5).
+/// The account that connection limits are charged to: a port, or a remote node's VTEP. So a flood
+/// from one node does not use up the connections of other nodes (T-C5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account(u32);
 

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
+use podswitch_dns::{Answer, Rcode, record_type};
 
 use crate::action::DropReason;
 use crate::id::PortId;
@@ -45,6 +46,53 @@ pub struct PortCounters {
     pub dropped: Counter,
 }
 
+/// Name queries (DNS by UDP) at one worker.
+#[derive(Debug, Default)]
+pub struct NameCounters {
+    /// Answered queries over IPv4 and over IPv6, by the type that they asked for: one of [`NameCounters::TYPES`]; the
+    /// last one counts all others.
+    pub queries: [[Counter; Self::TYPES.len() + 1]; 2],
+    /// Their bytes, without headers.
+    pub query_bytes: Counter,
+    /// Bytes of their answers, without headers.
+    pub answer_bytes: Counter,
+    /// Answers by response code, in the order of [`Rcode::ALL`].
+    pub rcodes: [Counter; Rcode::ALL.len()],
+    /// Answers that not all records fitted in.
+    pub truncated: Counter,
+    /// Datagrams to the name server's Service that were passed on to its backend.
+    pub passed: Counter,
+}
+
+impl NameCounters {
+    /// Types of questions that are counted apart.
+    pub const TYPES: [u16; 9] = [
+        record_type::A,
+        record_type::AAAA,
+        record_type::SRV,
+        record_type::PTR,
+        record_type::CNAME,
+        record_type::TXT,
+        record_type::NS,
+        record_type::SOA,
+        record_type::ANY,
+    ];
+
+    /// Counts an answer of `len` bytes.
+    pub(crate) fn answered(&self, is_ipv6: bool, query_len: usize, answer: &Answer) {
+        self.query_bytes.add(query_len as u64);
+        self.answer_bytes.add(answer.len as u64);
+        if let Some(at) = Rcode::ALL.iter().position(|rcode| *rcode == answer.rcode) {
+            self.rcodes[at].add(1);
+        }
+        let qtype = answer.question.map(|question| question.qtype);
+        let known = Self::TYPES.iter().position(|known| Some(*known) == qtype);
+        let of_family = &self.queries[usize::from(is_ipv6)];
+        of_family[known.unwrap_or(Self::TYPES.len())].add(1);
+        self.truncated.add(answer.is_truncated.into());
+    }
+}
+
 /// Counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -66,8 +114,10 @@ pub struct WorkerCounters {
     pub misses: Counter,
     /// Connections opened by this worker.
     pub opened: Counter,
-    /// Flows that were evaluated again, because something that they depend on has changed.
+    /// Flows that were re-evaluated because something that they depend on has changed.
     pub rederived: Counter,
+    /// Name queries.
+    pub names: NameCounters,
     /// Flows that were checked after a configuration change and not affected by it. Their packets
     /// count as hits.
     pub kept: Counter,
@@ -90,6 +140,7 @@ impl WorkerCounters {
             opened: Counter::default(),
             rederived: Counter::default(),
             kept: Counter::default(),
+            names: NameCounters::default(),
             drops: (0..DropReason::COUNT).map(|_| Counter::default()).collect(),
             ports: (0..ports).map(|_| CachePadded::default()).collect(),
         }

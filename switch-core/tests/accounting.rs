@@ -1,5 +1,5 @@
-//! Whatever comes in, by whatever port, while ports and configurations come and go: every frame
-//! ends as forwarded, consumed or dropped with a reason, nothing panics and no buffer is lost.
+//! For any input on any port, while ports and configurations change: every frame ends as forwarded,
+//! consumed or dropped with a reason, nothing panics and no buffer is lost.
 
 use podswitch_testkit::rig;
 
@@ -17,7 +17,7 @@ use rig::random::Rng;
 use rig::traffic::{PORTS, Traffic, states};
 use rig::*;
 
-/// Counters that must agree whatever happened.
+/// Counters that must agree at any time.
 fn check(switch: &Switch, seed: u64) {
     switch.assert_adds_up();
     let received = switch.count(|c| c.received.get());
@@ -42,7 +42,7 @@ fn check(switch: &Switch, seed: u64) {
     assert_eq!(sent, by_port(|p| p.tx_frames.get()), "seed {seed}: what left was counted");
 }
 
-/// Replaces the device of a port: what was on its way there is lost.
+/// Replaces the device of a port: frames in its queues are lost.
 fn reattach(switch: &mut Switch, port: usize, rng: &mut Rng) {
     switch.control.detach(PortId(port as u16)).unwrap();
     if rng.chance(50) {
@@ -67,7 +67,7 @@ fn run(seed: u64, workers: usize, steps: usize) -> HashMap<DropReason, u64> {
     for _ in 0..steps {
         for _ in 0..traffic.rng.below(40) {
             let (port, packet) = traffic.next();
-            // A queue that is full is the sender's own loss: not received.
+            // If a queue is full, the frame was never received.
             let _ = switch.ends[port].send(packet);
         }
         let worker = traffic.rng.below(workers);
@@ -80,7 +80,7 @@ fn run(seed: u64, workers: usize, steps: usize) -> HashMap<DropReason, u64> {
             3..=20 => switch.pass(Duration::from_millis(rng.below(500) as u64)),
             _ => {}
         }
-        // A slow reader: queues fill up now and then.
+        // A slow reader: queues are full at times.
         if traffic.rng.chance(20) {
             (0..PORTS).for_each(|port| drop(switch.recv(port)));
         }
@@ -105,7 +105,7 @@ fn random_traffic_adds_up() {
             *seen.entry(reason).or_default() += n;
         }
     }
-    // The traffic is worth something only if it comes far and meets many ends.
+    // The random traffic must reach many different results to be useful.
     use DropReason::*;
     for reason in [
         Ipv4Checksum,
@@ -134,7 +134,7 @@ fn random_traffic_adds_up() {
     }
 }
 
-/// A port that loses a frame beside each burst that it receives.
+/// A port that loses a frame with each burst that it receives.
 struct Leaky {
     port: Box<dyn Port>,
     lost: u64,
@@ -165,7 +165,7 @@ impl Port for Leaky {
 }
 
 #[test]
-fn what_a_port_loses_is_counted_and_told() {
+fn frames_lost_by_a_port_are_counted_and_reported() {
     let mut switch = Switch::with(&config(), 1, Options::default());
     switch.control.detach(PortId(0)).unwrap();
     let (device, end) = memory::pair("leaky", 32, Offloads::ALL);

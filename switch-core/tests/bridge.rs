@@ -1,4 +1,4 @@
-//! Plain layer-2 switching: learning, flooding, VLANs, and the bounds on all of it (T-C7, T-C9).
+//! Layer-2 switching: learning, flooding, VLANs, and the limits of all of them (T-C7, T-C9).
 
 use podswitch_testkit::rig;
 
@@ -52,7 +52,7 @@ fn frame(to: Mac, from: Mac) -> Vec<u8> {
     ethernet(to, from, 0x88b5, &(0..64).collect::<Vec<u8>>())
 }
 
-/// Sends a frame; what came out, by port.
+/// Sends a frame; returns the frames that left, by port.
 fn send(switch: &mut Switch, port: usize, frame: &[u8]) -> Vec<(usize, Vec<u8>)> {
     switch.send(port, frame);
     received(switch)
@@ -63,7 +63,7 @@ fn received(switch: &mut Switch) -> Vec<(usize, Vec<u8>)> {
     (0..ports).flat_map(|n| switch.recv(n).into_iter().map(move |f| (n, f))).collect()
 }
 
-/// The ports that a frame came out by, the same as it went in.
+/// The ports by which a frame left unchanged.
 fn reached(switch: &mut Switch, port: usize, frame: &[u8]) -> Vec<usize> {
     let out = send(switch, port, frame);
     assert!(out.iter().all(|(_, f)| f == frame), "not a byte changed");
@@ -77,9 +77,9 @@ fn only(switch: &mut Switch, port: usize, reason: DropReason) {
 #[test]
 fn learns_floods_and_forwards() {
     let mut switch = plain(4);
-    // Unknown: to all but where it came from.
+    // Unknown destination: sent to all ports except the ingress port.
     assert_eq!(reached(&mut switch, 1, &frame(mac(2), mac(1))), [0, 2, 3]);
-    // Known by now, and nobody else hears of it.
+    // Known now: sent to its port only.
     assert_eq!(reached(&mut switch, 2, &frame(mac(1), mac(2))), [1]);
     assert_eq!(reached(&mut switch, 1, &frame(mac(2), mac(1))), [2]);
     assert_eq!(reached(&mut switch, 3, &frame(mac(2), mac(3))), [2]);
@@ -88,16 +88,16 @@ fn learns_floods_and_forwards() {
     assert_eq!(reached(&mut switch, 2, &frame(Mac([0x33, 0x33, 0, 0, 0, 1]), mac(2))), [0, 1, 3]);
     assert_eq!(switch.dropped(), []);
     assert_eq!(switch.count(|c| c.copies.get()), 6);
-    assert_eq!(switch.control.connections().len(), 0, "no flow is kept");
+    assert_eq!(switch.control.connections().len(), 0, "no flow is created");
     switch.assert_adds_up();
 }
 
 #[test]
-fn nothing_goes_back_where_it_came_from() {
+fn frames_are_not_sent_to_their_ingress_port() {
     let mut switch = plain(4);
     reached(&mut switch, 1, &frame(Mac::BROADCAST, mac(1)));
     reached(&mut switch, 1, &frame(Mac::BROADCAST, mac(2)));
-    // Both stand behind port 1, on a hub perhaps: they heard each other.
+    // Both stations are behind port 1, perhaps on a hub: they already received each other's frames.
     assert!(reached(&mut switch, 1, &frame(mac(1), mac(2))).is_empty());
     only(&mut switch, 1, Hairpin);
     assert!(reached(&mut switch, 1, &frame(mac(2), mac(2))).is_empty());
@@ -109,12 +109,12 @@ fn nothing_goes_back_where_it_came_from() {
 fn domains_are_apart() {
     let mut switch = Switch::new(&bridge_of(&[ACCESS; 5], 2));
     assert_eq!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(1))), [1]);
-    // The same address is another station there.
+    // The same address is another station in the other domain.
     assert_eq!(reached(&mut switch, 2, &frame(mac(1), mac(2))), [3, 4]);
     assert_eq!(reached(&mut switch, 4, &frame(Mac::BROADCAST, mac(1))), [2, 3]);
     assert_eq!(reached(&mut switch, 1, &frame(mac(1), mac(3))), [0]);
     assert_eq!(reached(&mut switch, 3, &frame(mac(1), mac(4))), [4]);
-    // A port that is alone has nobody to send to.
+    // A port alone in its domain has no other port to send to.
     let mut alone = Switch::new(&bridge_of(&[(Some(1), &[]), (Some(2), &[])], 2));
     assert!(reached(&mut alone, 0, &frame(mac(9), mac(1))).is_empty());
     only(&mut alone, 0, NoFloodTarget);
@@ -128,7 +128,7 @@ fn vlans() -> Switch {
 }
 
 #[test]
-fn tags_are_put_on_and_taken_off() {
+fn tags_are_added_and_removed() {
     let mut switch = vlans();
     let bare = frame(Mac::BROADCAST, mac(1));
     let out = send(&mut switch, 0, &bare);
@@ -136,18 +136,18 @@ fn tags_are_put_on_and_taken_off() {
     let out = send(&mut switch, 1, &frame(Mac::BROADCAST, mac(2)));
     let bare = frame(Mac::BROADCAST, mac(2));
     assert_eq!(out, [(2, tagged(&bare, 20)), (3, tagged(&bare, 20))]);
-    // The priority (with the drop eligible bit) is the sender's; access ports have no place for it.
+    // The sender sets the priority (with the drop eligible bit); frames on access ports have none.
     let bare = frame(Mac::BROADCAST, mac(3));
     for priority in [0xe000, 0xb000, 0x1000, 0] {
         let out = send(&mut switch, 2, &tagged(&bare, priority | 20));
         assert_eq!(out, [(1, bare.clone()), (3, tagged(&bare, priority | 20))]);
         let out = send(&mut switch, 3, &tagged(&bare, priority | 20));
         assert_eq!(out, [(1, bare.clone()), (2, tagged(&bare, priority | 20))]);
-        // VLAN 0: a priority, and no VLAN.
+        // VLAN 0: a priority without a VLAN.
         let out = send(&mut switch, 3, &tagged(&bare, priority));
         assert_eq!(out, [(0, bare.clone()), (2, tagged(&bare, priority | 10))]);
     }
-    // What is below the tag is payload, tags among it.
+    // Everything behind the tag is payload, even other tags.
     let deep = tagged(&tagged(&bare, 99), 0x2014);
     let out = send(&mut switch, 2, &deep);
     assert_eq!(out, [(1, tagged(&bare, 99)), (3, deep)]);
@@ -164,7 +164,7 @@ fn each_vlan_learns_for_itself() {
         send(&mut switch, 2, &tagged(&frame(mac(1), mac(2)), 10)),
         [(0, frame(mac(1), mac(2)))]
     );
-    // In VLAN 20 nobody knows that station.
+    // In VLAN 20 that station is unknown.
     assert_eq!(send(&mut switch, 2, &tagged(&frame(mac(1), mac(2)), 20)).len(), 2);
     assert_eq!(
         send(&mut switch, 0, &frame(mac(2), mac(1))),
@@ -173,13 +173,14 @@ fn each_vlan_learns_for_itself() {
 }
 
 #[test]
-fn a_vlan_that_a_port_has_not_is_dropped() {
+fn frames_of_other_vlans_are_dropped() {
     let mut switch = vlans();
     let before = switch.control.shared().fdb.dump(switch.now);
     let bare = frame(Mac::BROADCAST, mac(7));
     let cases = [
         (0, tagged(&bare, 20)),
-        // Not even its own VLAN comes tagged to an access port, nor a native one.
+        // Access ports do not accept even their own VLAN tagged, and trunks do not accept the
+        // native VLAN tagged.
         (0, tagged(&bare, 10)),
         (3, tagged(&bare, 10)),
         (2, bare.clone()),
@@ -219,32 +220,32 @@ fn frames_that_no_bridge_forwards() {
 }
 
 #[test]
-fn what_is_not_seen_again_is_forgotten() {
+fn addresses_not_seen_again_are_forgotten() {
     let mut switch = plain(4);
     let ask = frame(mac(1), mac(2));
     reached(&mut switch, 1, &frame(Mac::BROADCAST, mac(1)));
     switch.pass(Duration::from_secs(u64::from(AGEING) - 1));
     assert_eq!(reached(&mut switch, 2, &ask), [1]);
-    // A frame renews it.
+    // A frame renews the entry.
     reached(&mut switch, 1, &frame(mac(2), mac(1)));
     switch.pass(Duration::from_secs(u64::from(AGEING) - 1));
     assert_eq!(reached(&mut switch, 2, &ask), [1]);
     switch.pass(Duration::from_secs(2));
     assert_eq!(reached(&mut switch, 2, &ask), [0, 1, 3]);
     switch.pass_slowly(u64::from(AGEING) + 12);
-    // Swept too, so that its port may learn another.
+    // The sweep removes it, too, so that its port may learn another address.
     assert_eq!(switch.control.shared().fdb.learned(PortId(1)), 0);
 }
 
 #[test]
-fn a_port_teaches_no_more_than_it_may() {
+fn a_port_has_a_limit_of_learned_addresses() {
     let mut switch = plain(4);
     for n in 1..100 {
         assert_eq!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(n))), [1, 2, 3]);
     }
     assert_eq!(switch.control.shared().fdb.dump(switch.now).len(), LEARN_LIMIT as usize);
     assert_eq!(switch.control.shared().fdb.learned(PortId(0)), LEARN_LIMIT);
-    // Those beyond are flooded to, and others learn as ever.
+    // Frames to addresses beyond the limit are flooded, and other ports still learn.
     assert_eq!(reached(&mut switch, 1, &frame(mac(50), mac(200))), [0, 2, 3]);
     assert_eq!(reached(&mut switch, 1, &frame(mac(2), mac(200))), [0]);
     assert_eq!(reached(&mut switch, 0, &frame(mac(200), mac(50))), [1]);
@@ -263,24 +264,24 @@ fn a_station_may_move() {
 }
 
 #[test]
-fn ports_come_and_go() {
+fn ports_are_removed_and_added() {
     let mut switch = plain(4);
     reached(&mut switch, 1, &frame(Mac::BROADCAST, mac(1)));
-    // Out of the domain: what was learnt there leads nowhere, so all others are asked.
+    // The port left the domain: addresses learned there are unknown, so frames to them are flooded.
     let mut config = bridge_of(&[ACCESS; 4], 4);
     config.ports.remove(1);
     switch.control.apply(&config).unwrap();
     assert_eq!(reached(&mut switch, 2, &frame(mac(1), mac(2))), [0, 3]);
     assert!(reached(&mut switch, 1, &frame(mac(2), mac(1))).is_empty());
     only(&mut switch, 1, EndpointNotReady);
-    // A device that goes takes what was learnt from it along.
+    // When a device is detached, the addresses learned from it are removed.
     switch.control.detach(PortId(2)).unwrap();
     let ports: Vec<u16> =
         switch.control.shared().fdb.dump(switch.now).iter().map(|e| e.port.0).collect();
     assert_eq!(ports, [1]);
     assert_eq!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(5))), [3]);
     assert_eq!(switch.dropped(), []);
-    assert_eq!(switch.count(|c| c.originated_lost.get()), 1, "a copy that no port takes");
+    assert_eq!(switch.count(|c| c.originated_lost.get()), 1, "a copy that no port accepts");
     switch.control.detach(PortId(3)).unwrap();
     assert!(reached(&mut switch, 0, &frame(Mac::BROADCAST, mac(5))).is_empty());
     only(&mut switch, 0, PortDown);
@@ -300,12 +301,12 @@ fn floods_are_limited_by_port() {
         passed
     };
     assert_eq!(flood(&mut switch, 0, 2500), 2000);
-    // Known addresses are no flood, and other ports have their own share.
+    // Known addresses are not flooded, and other ports have their own limit.
     assert_eq!(reached(&mut switch, 0, &frame(mac(1), mac(100))), [1]);
     assert_eq!(flood(&mut switch, 2, 100), 100);
     switch.pass(Duration::from_millis(10));
     assert_eq!(flood(&mut switch, 0, 200), 100, "10,000 a second");
-    // Addresses that nobody has do not help either.
+    // Frames to unused addresses do not evade the limit.
     let unknown: usize = (0..50)
         .filter(|&n| !reached(&mut switch, 0, &frame(mac(900 + n), mac(100))).is_empty())
         .count();
@@ -342,7 +343,7 @@ fn offload_metadata_moves_with_the_tags() {
     let [access, native] = [0, 3].map(|port| switch.ends[port].recv().unwrap());
     assert_eq!((access.bytes(), access.offload), (&bare[..], offload(0)));
     assert_eq!((native.bytes(), native.offload), (&bare[..], offload(0)));
-    // What does not fit its frame goes no further.
+    // Frames with metadata that does not fit are dropped.
     switch.send_packet(2, with(&tagged(&bare, 10), 0));
     only(&mut switch, 2, OffloadInvalid);
     assert!(received(&mut switch).is_empty());

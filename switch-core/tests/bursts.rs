@@ -1,5 +1,6 @@
-//! First packets that come together: what is looked up for all of them at once decides nothing.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! First packets that arrive together: lookups made for all of them at once do not change any
+//! decision.
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -12,7 +13,7 @@ use podswitch_wire::flow_key::proto;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, allow_udp, framed, pod_v4, pod_v6};
 
-/// A Service with affinity, whose backends are all pods, and pods that take UDP to few ports.
+/// A Service with affinity, whose backends are all pods, and pods that accept UDP on a few ports.
 fn world(backends: &[usize]) -> Config {
     let mut web = service("web", vip);
     web.affinity = Some(100);
@@ -28,8 +29,8 @@ fn world(backends: &[usize]) -> Config {
     config
 }
 
-/// First packets of `from` to all that there is: Services and what they lack, pods and whom policy
-/// keeps from them, itself, the gateway, nobody.
+/// First packets of `from` to all kinds of destinations: Services and their missing ports, pods,
+/// pods that policy denies, itself, the gateway, unused addresses.
 fn frames(port: usize, from: &[IpAddr], f: usize, first: u16) -> Vec<Vec<u8>> {
     let nobody: [IpAddr; 2] = [pod_v4(200).into(), pod_v6(200).into()];
     let mut frames = Vec::new();
@@ -48,14 +49,15 @@ fn frames(port: usize, from: &[IpAddr], f: usize, first: u16) -> Vec<Vec<u8>> {
     frames
 }
 
-/// What became of the frames, which come so many at a time.
+/// The result of the frames, which arrive this many at a time.
 fn outcome(f: usize, together: usize) -> impl PartialEq + core::fmt::Debug {
     let mut switch = Switch::new(&world(&[0, 1, 2]));
-    // Some of whom policy lets in.
+    // Policy allows some of them.
     let stranger = |n| [format!("203.0.113.{n}"), format!("2001:db8::{n:x}")][f].parse().unwrap();
     let strangers: Vec<IpAddr> = (1..16).map(stranger).collect();
     let mut all = Vec::new();
-    // Pins are made, then backends change, so that the hash picks others than those pinned.
+    // Clients are pinned, then backends change, so that the hash selects other backends than the
+    // pinned ones.
     for (round, backends) in [&[0, 1, 2][..], &[1, 2], &[0, 1, 2]].into_iter().enumerate() {
         switch.control.apply(&world(backends)).unwrap();
         for (port, from) in [(HOST, &strangers[..]), (0, &addresses(0)[f..=f])] {
@@ -67,7 +69,7 @@ fn outcome(f: usize, together: usize) -> impl PartialEq + core::fmt::Debug {
                 switch.workers[0].poll(switch.now);
             }
             let mut left: Vec<_> = (0..=HOST).map(|port| switch.recv(port)).collect();
-            // Answers that tell of errors are limited by time alone.
+            // Only the time limits ICMP errors.
             left.iter_mut().for_each(|frames| frames.sort());
             all.push((round, left, switch.dropped(), switch.count(|c| c.misses.get())));
         }
@@ -78,7 +80,7 @@ fn outcome(f: usize, together: usize) -> impl PartialEq + core::fmt::Debug {
 }
 
 #[test]
-fn a_burst_fares_as_its_packets_one_by_one() {
+fn a_burst_has_the_result_of_its_packets_one_by_one() {
     for f in FAMILIES {
         assert_eq!(outcome(f, 1), outcome(f, 64));
     }

@@ -1,4 +1,4 @@
-//! Captures: which frames, and what became of each.
+//! Captures: the captured frames, and the result recorded for each.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Captured {
         read(&mut self.reader)
     }
 
-    /// What became of the only frame that was captured.
+    /// The result of the only captured frame.
     fn fate(&mut self) -> Fate {
         let mut frames = self.read();
         assert_eq!(frames.len(), 1, "{frames:#?}");
@@ -78,10 +78,10 @@ fn arp_request(from: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_forwarded_frame_is_seen_twice_with_its_way() {
+fn a_forwarded_frame_is_captured_twice_with_its_egress_port() {
     for frame in [udp4(0, pod_v4(1), (1, 53), b"x"), udp6(0, pod_v6(1), (1, 53), b"x")] {
         let mut captured = Captured::new(&config(), 1, &all());
-        // By the slow path, and by the fast path.
+        // Through the slow path, and through the fast path.
         for _ in 0..2 {
             captured.switch.send(0, &frame);
             let frames = captured.read();
@@ -130,7 +130,7 @@ fn a_dropped_frame_has_the_reason_and_the_policies() {
 }
 
 #[test]
-fn the_verdict_is_that_of_the_state_of_its_time() {
+fn the_verdict_is_that_of_the_snapshot_of_its_time() {
     let mut config = config();
     let mut captured = Captured::new(&config, 1, &all());
     let frame = udp4(0, pod_v4(1), (1000, 53), b"question");
@@ -171,7 +171,7 @@ fn vlan_frames_are_kept_with_their_tags() {
 }
 
 #[test]
-fn fragments_are_held_and_their_late_fate_is_told() {
+fn fragments_are_held_and_their_later_fate_is_reported() {
     let mut captured = Captured::new(&config(), 1, &all());
     let [src, dst] = [addresses(0)[0], addresses(1)[0]];
     let message = frames::udp(src, dst, (1000, 53), &[7; 1000]);
@@ -179,12 +179,12 @@ fn fragments_are_held_and_their_late_fate_is_told() {
     captured.switch.send(0, &framed(0, &pieces[0]));
     assert_eq!(captured.fate(), Fate::Held);
     captured.switch.send(0, &framed(0, &pieces[1]));
-    // Both are sent now; the second was received just now.
+    // Both are sent now; the second one was received just now.
     let frames = captured.read();
     assert_eq!(frames.len(), 3, "{frames:#?}");
     assert_eq!(frames[0].fate, Fate::Forwarded(PortId(1)));
     assert_eq!(captured.switch.recv(1).len(), 2);
-    // One that waits in vain.
+    // One whose datagram stays incomplete.
     let pieces = frames::fragments((src, dst), 17, 10, &message, &[800]);
     let first = framed(0, &pieces[0]);
     captured.switch.send(0, &first);
@@ -197,10 +197,10 @@ fn fragments_are_held_and_their_late_fate_is_told() {
 }
 
 #[test]
-fn frames_that_a_port_refuses_are_dropped_ones() {
+fn frames_that_a_port_refuses_are_recorded_as_dropped() {
     let mut captured = Captured::new(&config(), 1, &all());
     let (frame, mut sent) = (udp4(0, pod_v4(1), (1, 53), b"x"), 0);
-    // Nobody takes them out of the other end.
+    // Nobody reads the other end, so its queue fills up.
     let refused = (0..10_000).find_map(|_| {
         captured.switch.send(0, &frame);
         let frames = captured.read();
@@ -234,12 +234,12 @@ fn filters_take_both_directions() {
     let none = CaptureFilter::default;
     for (filter, expected) in [
         (none(), 4 * 2 + 2),
-        // The pod's port and the others' ends.
+        // The pod's port and the addresses of the other ends.
         (CaptureFilter { place: place(0, 0), ..none() }, 4),
         (CaptureFilter { place: place(2, 2), ..none() }, 4 + 2),
         (CaptureFilter { host: Some(address(0, 0)), ..none() }, 4),
         (CaptureFilter { host: Some(address(0, 1)), ..none() }, 0),
-        // ARP has addresses, too.
+        // ARP frames have addresses, too.
         (CaptureFilter { host: Some(address(2, 0)), ..none() }, 2 + 2),
         (CaptureFilter { port: Some(53), ..none() }, 4),
         (CaptureFilter { port: Some(1000), ..none() }, 6),
@@ -268,7 +268,7 @@ fn filters_take_both_directions() {
 }
 
 #[test]
-fn only_drops_if_asked_for() {
+fn only_drops_if_requested() {
     let mut config = config();
     allow_udp(&mut config, &[53]);
     let options = CaptureOptions { drops_only: true, ..all() };
@@ -296,10 +296,10 @@ fn translated_packets_are_followed_to_the_backend() {
     assert_eq!(frames[1].key.unwrap().dst_addr(), addresses(1)[0], "what the backend gets");
 }
 
-/// What a backend answers has the Service's address only when it is sent: it is found by that on reception, too, and
-/// what a client sends by the backend's.
+/// The reply of a backend has the Service's address only when it is sent. A filter by that address
+/// also finds the received frame, and a filter by the backend finds the client's packet.
 #[test]
-fn translated_packets_are_found_by_where_they_go() {
+fn translated_packets_are_found_by_their_destination() {
     let config = services::config(&[1]);
     for f in [0, 1] {
         let (vip, client, backend) = (services::vip(f), addresses(0)[f], addresses(1)[f]);
@@ -380,14 +380,14 @@ fn both_workers_are_captured_in_order() {
 }
 
 #[test]
-fn what_the_reader_is_too_slow_for_is_lost_and_counted() {
+fn frames_beyond_the_queue_are_lost_and_counted() {
     let mut captured = Captured::new(&config(), 2, &all());
     let mut sent = 0;
     for n in 0..6000u16 {
         captured.switch.send_by(usize::from(n % 2), 0, &udp4(0, pod_v4(1), (n, 53), b"x"));
         sent += captured.switch.recv(1).len() as u64;
     }
-    assert_eq!(sent, 6000, "nothing is held up");
+    assert_eq!(sent, 6000, "nothing is blocked");
     let frames = captured.read().len() as u64;
     assert!((1000..12_000).contains(&frames), "{frames}");
     assert_eq!(frames + captured.reader.lost(), 12_000);
@@ -396,7 +396,7 @@ fn what_the_reader_is_too_slow_for_is_lost_and_counted() {
 }
 
 #[test]
-fn one_capture_at_a_time_and_nothing_is_left_of_it() {
+fn one_capture_at_a_time_and_no_state_remains() {
     let mut captured = Captured::new(&config(), 2, &all());
     let switch = &mut captured.switch;
     assert!(switch.workers.iter().all(|worker| worker.engine().is_capturing()));
@@ -405,7 +405,7 @@ fn one_capture_at_a_time_and_nothing_is_left_of_it() {
     drop(captured.reader);
     let mut switch = captured.switch;
     assert!(!switch.control.is_capturing());
-    // The next one begins before the workers know that the last one ended.
+    // The next capture begins before the workers know that the last one ended.
     let mut reader = switch.control.capture(&all()).unwrap();
     switch.send(0, &udp4(0, pod_v4(1), (1, 53), b"x"));
     assert_eq!(read(&mut reader).len(), 2);

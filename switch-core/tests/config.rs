@@ -1,5 +1,5 @@
-//! The control plane's door: what is wrong with a configuration is refused with object, field and
-//! reason and changes nothing; what is right leads where it says.
+//! Validation by the control plane: invalid parts of a configuration are refused with object, field
+//! and reason, and change nothing; valid parts route packets as configured.
 
 use podswitch_testkit::rig;
 
@@ -16,7 +16,7 @@ use podswitch_wire::addr::Mac;
 use rig::frames;
 use rig::*;
 
-/// What `spoil` makes wrong, as "object: field".
+/// The errors that `spoil` causes, as "object: field".
 fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {
     let mut switch = Switch::new(&config());
     let before = switch.control.snapshot();
@@ -42,7 +42,7 @@ fn attach(config: &mut Config, n: usize, port: u16, mac: Mac, mtu: u16) {
 }
 
 #[test]
-fn what_is_wrong_with_pods_is_named() {
+fn errors_of_pods_are_named() {
     let p0 = "Pod/default/p0";
     let field = |field: &str| vec![format!("{p0}: {field}")];
     let group = Mac([1, 0, 0, 0, 0, 1]);
@@ -52,7 +52,7 @@ fn what_is_wrong_with_pods_is_named() {
     assert_eq!(refused(|c| attach(c, 0, 77, pod_mac(0), 1500)), field("attachment.port"));
     let taken = refused(|c| attach(c, 1, 0, pod_mac(1), 1500));
     assert_eq!(taken, ["Pod/default/p1: attachment.port"]);
-    // Those of the gateway and the node are taken.
+    // The gateway's and the node's addresses are in use.
     let taken = ["169.254.1.1", "fe80::1", "192.168.0.1", "fd00:1::1"];
     let addresses = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"];
     let addresses = addresses.into_iter().chain(taken);
@@ -70,7 +70,7 @@ fn bridge_port(domain: &str, untagged: Option<u16>, tagged: &[u16]) -> PortRole 
 }
 
 #[test]
-fn what_is_wrong_with_ports_is_named() {
+fn errors_of_ports_are_named() {
     let push =
         |role: PortRole| move |c: &mut Config| c.ports.push(PortConfig { port: PortId(9), role });
     let domain = |c: &mut Config, ageing_secs| {
@@ -124,8 +124,8 @@ fn namespace(name: &str) -> Arc<Namespace> {
     Arc::new(Namespace { name: name.into(), labels: Default::default() })
 }
 
-/// Objects are known by their names: of two that share one, the second would take the first's
-/// place, and its removal would leave neither in force.
+/// Objects are identified by their names: if two had the same name, the second would replace the
+/// first, and its removal would leave neither in force.
 #[test]
 fn names_are_unique() {
     let same_cookie = refused(|c| change(c, 1, |e| e.cookie = Cookie::new("Pod/default/p0")));
@@ -136,9 +136,9 @@ fn names_are_unique() {
     let namespaces = refused(|c| c.namespaces = vec![namespace("a"), namespace("a")]);
     assert_eq!(namespaces, ["Namespace/a: name"]);
     assert_eq!(refused(|c| c.policies = vec![named("a"), named("a")]), ["a: name"]);
-    assert_eq!(refused(|c| c.policies = vec![named("a"); 2]), ["a: name"], "the same one even");
+    assert_eq!(refused(|c| c.policies = vec![named("a"); 2]), ["a: name"], "even the same object");
 
-    // Also of one that is in force, and at whatever place in the list.
+    // The same for an object that is in force, at any position of the list.
     let mut switch = Switch::new(&config());
     let mut state = config();
     state.policies = vec![named("a"), named("b"), named("c")];
@@ -148,7 +148,7 @@ fn names_are_unique() {
         twice.policies.insert(at, named("b"));
         assert!(switch.control.apply(&twice).is_err(), "at {at}");
     }
-    // What goes leaves its name to others, and what stays is in force.
+    // A removed object's name can be used again, and other objects stay in force.
     let mut renamed = state.clone();
     renamed.policies = vec![named("b"), named("d"), named("a")];
     switch.control.apply(&renamed).unwrap();
@@ -190,7 +190,7 @@ fn all_errors_are_found_at_once() {
     }
 }
 
-/// Where a packet to `to` goes: a port, or why nowhere.
+/// The egress port of a packet to `to`, or the reason for its drop.
 fn way(switch: &mut Switch, to: &str) -> Result<usize, DropReason> {
     let to: IpAddr = to.parse().unwrap();
     let src = addresses(0)[usize::from(to.is_ipv6())];
@@ -218,7 +218,7 @@ fn the_longest_prefix_decides() {
         route("172.17.5.5/32", NextHop::Host),
         route("2001:db8::/32", NextHop::Blackhole),
         route("2001:db8:1::/48", NextHop::Host),
-        // Neither hides what is nearer: the node's own addresses and its pods.
+        // Neither route overrides more specific ones: the node's own addresses and its pods.
         route("192.168.0.1/32", NextHop::Blackhole),
         route("10.1.0.0/16", NextHop::Blackhole),
     ];
@@ -251,7 +251,8 @@ fn the_longest_prefix_decides() {
     ] {
         assert_eq!(way(&mut switch, to), wanted, "{to}");
     }
-    // Without the node's port there is no way out, and a pod that is not attached is not there.
+    // Without the node's port there is no way out, and a pod that is not attached cannot be
+    // reached.
     config.ports.remove(3);
     change(&mut config, 2, |e| e.attachment = None);
     switch.control.apply(&config).unwrap();
@@ -262,7 +263,7 @@ fn the_longest_prefix_decides() {
 }
 
 #[test]
-fn the_node_speaks_for_itself_and_not_for_pods() {
+fn the_node_may_use_its_own_addresses_but_not_pods() {
     let mut switch = Switch::new(&config());
     let send = |switch: &mut Switch, src: &str, dst: &str| {
         let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());

@@ -1,6 +1,6 @@
-//! Changes of single objects through the control plane: the state after them is the state of the
-//! whole configuration, and a wrong one changes nothing.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! Changes of single objects through the control plane: the resulting state equals that of the
+//! whole configuration, and an invalid change has no effect.
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -80,7 +80,7 @@ fn slice(n: u32, last: u8) -> Arc<EndpointSlice> {
     })
 }
 
-/// What packets would find.
+/// The decisions for some packets.
 fn look(snapshot: &Snapshot) -> Vec<String> {
     let mut seen: Vec<String> = snapshot
         .endpoints
@@ -168,14 +168,14 @@ fn a_thousand_changes_give_the_state_of_the_whole_configuration() {
             assert_eq!(look(&switch.control.snapshot()), look(&fresh.control.snapshot()));
         }
         if round % 100 == 50 {
-            // A whole configuration between: later changes start from it.
+            // A whole configuration in between: later changes start from it.
             switch.control.apply(&whole).unwrap();
         }
     }
 }
 
 #[test]
-fn a_wrong_change_changes_nothing() {
+fn an_invalid_change_changes_nothing() {
     let mut switch = Switch::new(&rig::config());
     switch.control.update([Change::Pod(pod(1, 1)), Change::Node(node(1))]).unwrap();
     let before = (switch.control.snapshot().epoch, look(&switch.control.snapshot()));
@@ -191,7 +191,7 @@ fn a_wrong_change_changes_nothing() {
         assert!(refused.0.iter().any(|e| e.object.as_str() == object), "{refused:?}");
         assert_eq!((switch.control.snapshot().epoch, look(&switch.control.snapshot())), before);
     }
-    // What one pod gives up another may take in the same breath.
+    // A pod may take the address that another one releases in the same update.
     let mut heir = (*pod(2, 2)).clone();
     heir.workload.addresses = vec![IpAddr::from([10, 2, 1, 1])];
     let gone = Change::PodGone(Cookie::new("Pod/ns/1"));

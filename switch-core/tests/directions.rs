@@ -1,5 +1,5 @@
-//! A connection has one direction, its client's: whatever the other side sent before, after a
-//! restart, after silence, and before an address became a Service's.
+//! A connection has one direction, that of its client, regardless of packets that the other side sent before, after a
+//! restart, after a timeout, and before an address became a Service's.
 
 use podswitch_testkit::rig;
 
@@ -21,12 +21,12 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// A pod that opens connections from an ephemeral port, and one that takes them.
+/// A pod that opens connections from an ephemeral port, and one that accepts them.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 const PORTS: [u16; 2] = [40_000, 80];
 
-/// The pods with the label `n` = their number; some of them take connections from nobody.
+/// The pods with the label `n` = their number; some of them accept connections from nobody.
 fn isolating(isolated: &[usize]) -> Config {
     let mut config = config();
     for (n, endpoint) in config.endpoints.iter_mut().enumerate() {
@@ -48,7 +48,7 @@ fn isolating(isolated: &[usize]) -> Config {
     config
 }
 
-/// A talk between the two in one family.
+/// A connection between the two in one family.
 struct Talk {
     family: usize,
     ports: [u16; 2],
@@ -65,7 +65,7 @@ impl Talk {
         framed(from, &frames::ip(src, dst, 6, 64, None, &message))
     }
 
-    /// Sends a segment; the reason if it was dropped. It is the only one that arrives.
+    /// Sends a segment; returns the reason if it was dropped. No other frame arrives.
     #[track_caller]
     fn send(
         &self,
@@ -94,7 +94,7 @@ impl Talk {
         self.send(switch, from, (101, 901, ACK, 0)).unwrap();
     }
 
-    /// Which pod is the client of the one connection; how it was opened.
+    /// The client pod of the only connection, and how the connection was opened.
     #[track_caller]
     fn client(&self, switch: &Switch) -> (usize, Opened) {
         let list = switch.control.connections();
@@ -118,7 +118,7 @@ fn tcp_fields(frame: &[u8]) -> (u32, u32, u8) {
 }
 
 #[test]
-fn a_syn_that_policy_denies_is_denied_whatever_its_receiver_sent_before() {
+fn a_denied_syn_stays_denied_after_packets_of_its_receiver() {
     type Before = fn(&Talk, &mut Switch);
     fn denied(talk: &Talk, switch: &mut Switch, flags: u8, len: usize) {
         let sent = talk.send(switch, SERVER, (5001, 1101, flags, len));
@@ -147,7 +147,7 @@ fn a_syn_that_policy_denies_is_denied_whatever_its_receiver_sent_before() {
             switch.dropped();
             let syn = talk.send(&mut switch, CLIENT, (900_000, 0, SYN, 0));
             assert_eq!(syn, Err(PolicyIngress), "case {n}");
-            // Not as an answer to a SYN-ACK or data of the server's either.
+            // Nor as an answer to a SYN-ACK or data of the server.
             let ack = talk.send(&mut switch, CLIENT, (900_001, 5002, ACK, 5));
             assert_eq!(ack.is_ok(), n == 3, "case {n}: {ack:?}");
             switch.assert_adds_up();
@@ -155,7 +155,7 @@ fn a_syn_that_policy_denies_is_denied_whatever_its_receiver_sent_before() {
     }
 }
 
-/// Both may open at once; neither needs to be allowed what the other is (RFC 9293 §3.5).
+/// Both may open at once; neither needs the permission of the other (RFC 9293 §3.5).
 #[test]
 fn both_opening_at_once_is_one_connection() {
     for talk in TALKS {
@@ -167,15 +167,15 @@ fn both_opening_at_once_is_one_connection() {
         talk.send(&mut switch, CLIENT, (100, 901, SYN | ACK, 0)).unwrap();
         talk.send(&mut switch, CLIENT, (101, 901, ACK, 9)).unwrap();
         assert_eq!(talk.client(&switch), (SERVER, Opened::First));
-        // From now on it is another matter.
+        // Later SYNs are evaluated again.
         assert_eq!(talk.send(&mut switch, CLIENT, (777, 0, SYN, 0)), Err(PolicyIngress));
     }
 }
 
-/// What policy ended stays ended: at once, after so long a silence that it is forgotten, and after a
-/// restart, though its server goes on speaking.
+/// A connection that policy ended stays ended: at once, after it has timed out, and after a restart, although its
+/// server continues to send.
 #[test]
-fn what_policy_ended_stays_ended() {
+fn connections_ended_by_policy_stay_ended() {
     for talk in TALKS {
         let mut switch = Switch::new(&isolating(&[]));
         talk.open(&mut switch, CLIENT);
@@ -195,7 +195,7 @@ fn what_policy_ended_stays_ended() {
     }
 }
 
-/// After a restart, whoever speaks first, the client is the client.
+/// After a restart, the client stays the client, no matter who sends first.
 #[test]
 fn picked_up_in_mid_stream_the_client_stays_the_client() {
     for talk in TALKS {
@@ -208,7 +208,7 @@ fn picked_up_in_mid_stream_the_client_stays_the_client() {
             talk.send(&mut switch, first, (111, 911, ACK, 10)).unwrap();
             talk.send(&mut switch, 1 - first, (911, 121, ACK, 10)).unwrap();
             assert_eq!(switch.count(|c| c.hits.get()), hits + 2);
-            // Policy for what it is applies, and for what it is not does not.
+            // Policy for its real direction applies, policy for the other direction does not.
             switch.control.apply(&isolating(&[CLIENT])).unwrap();
             talk.send(&mut switch, SERVER, (1000, 200, ACK, 10)).unwrap();
             switch.control.apply(&isolating(&[SERVER])).unwrap();
@@ -219,10 +219,10 @@ fn picked_up_in_mid_stream_the_client_stays_the_client() {
     }
 }
 
-/// A client that takes connections from nobody is asked before it is sent anything: what it has
-/// open goes on, what it has not is reset.
+/// A client that accepts connections from nobody is probed before it is sent anything: connections that it has
+/// continue, others are reset.
 #[test]
-fn an_isolated_client_speaks_for_itself() {
+fn an_isolated_client_is_probed() {
     for talk in TALKS {
         let mut switch = Switch::new(&isolating(&[CLIENT]));
         switch.send(SERVER, &talk.frame(SERVER, (901, 101, ACK, 700)));
@@ -236,19 +236,19 @@ fn an_isolated_client_speaks_for_itself() {
         assert!(podswitch_wire::checksum::verify_l4(&asked[0], &parsed(&asked[0])));
         assert_eq!(tcp_fields(&asked[0]), (901u32.wrapping_sub(1 << 30), 101, ACK));
         assert_eq!(switch.control.connections().len(), 0);
-        // It has: the next retransmission arrives.
+        // The client has the connection: the next retransmission arrives.
         talk.send(&mut switch, CLIENT, (101, 901, ACK, 0)).unwrap();
         assert_eq!(talk.client(&switch), (CLIENT, Opened::MidStream));
         talk.send(&mut switch, SERVER, (901, 101, ACK, 700)).unwrap();
 
-        // Another has not, and its server is told.
+        // The other client does not have it, and its server gets a reset.
         let mut switch = Switch::new(&isolating(&[CLIENT]));
         switch.send(SERVER, &talk.frame(SERVER, (901, 101, ACK, 700)));
         assert_eq!((switch.recv(CLIENT).len(), switch.dropped().len()), (1, 1));
         talk.send(&mut switch, CLIENT, (101, 0, RST, 0)).unwrap();
         assert_eq!(switch.control.connections().len(), 0);
 
-        // Nobody floods it with questions.
+        // Nobody can flood it with probes.
         let mut asked = 0;
         for n in 0..5000 {
             let port = 33_000 + n;
@@ -261,8 +261,8 @@ fn an_isolated_client_speaks_for_itself() {
     }
 }
 
-/// Where nothing says who the client is, both directions must be allowed, then and later; if one is
-/// not, the sender is told.
+/// If nothing shows who the client is, both directions must be allowed, then and later; if one is not, the sender gets
+/// an error.
 #[test]
 fn where_the_direction_is_not_known_both_must_be_allowed() {
     for family in [0, 1] {
@@ -296,34 +296,34 @@ fn where_the_direction_is_not_known_both_must_be_allowed() {
     }
 }
 
-/// What a pod declares to listen at says more than the number of a port.
+/// The ports that a pod declares decide before the number of a port does.
 #[test]
-fn a_declared_port_is_a_server() {
+fn a_declared_port_is_a_servers_port() {
     let talk = Talk { family: 0, ports: [22, 40_000] };
     let mut config = isolating(&[SERVER]);
     Arc::make_mut(&mut config.endpoints[SERVER]).workload.ports =
         vec![NamedPort { name: "p".into(), protocol: Protocol::Tcp, port: 40_000 }];
     let mut switch = Switch::new(&config);
     let data = talk.send(&mut switch, SERVER, (901, 101, ACK, 10));
-    assert_eq!(data, Err(PolicyIngress), "it does not open what was denied to its client");
+    assert_eq!(data, Err(PolicyIngress), "it does not open a connection that its client is denied");
     config.policies.clear();
     let mut switch = Switch::new(&config);
     talk.send(&mut switch, SERVER, (901, 101, ACK, 10)).unwrap();
     assert_eq!(talk.client(&switch), (CLIENT, Opened::MidStream));
 }
 
-/// The first packet of an opening settles the direction, whatever was picked up before.
+/// The first packet of an opening decides the direction, even if the connection was picked up before.
 #[test]
-fn an_opening_settles_the_direction() {
+fn an_opening_decides_the_direction() {
     for talk in TALKS {
-        // A SYN-ACK is a server's, even if its SYN was not seen.
+        // A SYN-ACK is from a server, even if the SYN was not seen.
         let mut switch = Switch::new(&isolating(&[]));
         talk.send(&mut switch, SERVER, (900, 101, SYN | ACK, 0)).unwrap();
         assert_eq!(talk.client(&switch), (CLIENT, Opened::MidStream));
-        // A SYN is a client's, whatever the ports say.
+        // A SYN is from a client, for any ports.
         talk.send(&mut switch, SERVER, (5000, 0, SYN, 0)).unwrap();
         assert_eq!(talk.client(&switch), (SERVER, Opened::First));
-        // A restarted end that is connected to by its former server: the answer settles it.
+        // A restarted end to which its former server connects: the SYN-ACK decides.
         let mut switch = Switch::new(&isolating(&[]));
         talk.open(&mut switch, CLIENT);
         talk.send(&mut switch, SERVER, (5000, 0, SYN, 0)).unwrap();
@@ -354,9 +354,9 @@ fn sctp_frame(from: usize, family: usize, chunk: u8) -> Vec<u8> {
     framed(from, &sctp(src, dst, (PORTS[from], PORTS[1 - from]), chunk))
 }
 
-/// SCTP's INIT is what a SYN is to TCP.
+/// SCTP's INIT corresponds to TCP's SYN.
 #[test]
-fn an_init_is_judged_in_its_own_direction() {
+fn an_init_is_evaluated_in_its_own_direction() {
     for family in [0, 1] {
         for chunk in [INIT, COOKIE_ECHO] {
             let mut switch = Switch::new(&isolating(&[SERVER]));
@@ -365,7 +365,7 @@ fn an_init_is_judged_in_its_own_direction() {
             switch.send(CLIENT, &sctp_frame(CLIENT, family, chunk));
             assert_eq!(switch.dropped(), [(CLIENT as u16, PolicyIngress)]);
         }
-        // Its own association goes on.
+        // Its own association continues.
         let mut switch = Switch::new(&isolating(&[SERVER]));
         for (from, chunk) in [(SERVER, INIT), (CLIENT, INIT_ACK), (SERVER, DATA), (CLIENT, DATA)] {
             switch.send(from, &sctp_frame(from, family, chunk));
@@ -377,7 +377,7 @@ fn an_init_is_judged_in_its_own_direction() {
 
 /// Both ends' packets take the fast path when one of them restarts the association (RFC 9260 §5.2.4).
 #[test]
-fn a_restart_of_an_association_is_judged_in_its_own_direction() {
+fn a_restart_of_an_association_is_evaluated_in_its_own_direction() {
     let handshake = [
         (CLIENT, INIT),
         (SERVER, INIT_ACK),
@@ -409,7 +409,7 @@ fn a_restart_of_an_association_is_judged_in_its_own_direction() {
             }
             for from in [SERVER, CLIENT] {
                 switch.send(from, &sctp_frame(from, family, DATA));
-                assert_eq!(switch.recv(1 - from).len(), 1, "the association goes on");
+                assert_eq!(switch.recv(1 - from).len(), 1, "the association continues");
             }
             assert_eq!(switch.control.connections().len(), 1);
             switch.assert_adds_up();
@@ -446,10 +446,10 @@ fn a_backend_restarts_no_association_that_policy_denies_it() {
     }
 }
 
-/// Retries of what nobody answered are judged anew when the address has become a Service's; what was
-/// answered stays where it is (S10).
+/// Retries of unanswered packets are evaluated again when the address has become a Service's; answered connections keep
+/// their destination (S10).
 #[test]
-fn a_syn_may_leave_before_the_service_is_known() {
+fn a_syn_may_be_sent_before_the_service_is_known() {
     let without = services::config_with(Vec::new(), &[]);
     let mut without = Config { service_cidrs: Vec::new(), ..without };
     let mut with = services::config_with(vec![service("web", vip)], &[SERVER]);

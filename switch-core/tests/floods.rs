@@ -1,5 +1,5 @@
-//! Floods and churn at their full rates, in virtual time: what has ended gives way, half-open
-//! connections go first, and everybody else's connections open (T-C5, RFC 4987).
+//! Floods and churn at full rates, in virtual time: ended connections are replaced first, half-open ones next, and all
+//! other clients' connections open (T-C5, RFC 4987).
 
 use podswitch_testkit::rig;
 
@@ -32,7 +32,7 @@ fn web(policy: TrafficPolicy) -> Config {
     config_with(vec![web], &[SERVER])
 }
 
-/// A segment from a client that comes in by `port`; what the server got of it, as it came.
+/// A segment from a client that is received by `port`; returns the segment that the server received.
 fn up(
     switch: &mut Switch,
     port: usize,
@@ -47,7 +47,7 @@ fn up(
     Some((at(key.src_addr(), key.src_port), at(key.dst_addr(), key.dst_port)))
 }
 
-/// Opens a connection, and lets its client close it if `closing` gives flags. Whether all of its
+/// Opens a connection; if `closing` gives flags, its client closes it. Whether all of its segments arrived.
 /// segments arrived.
 fn connect(
     switch: &mut Switch,
@@ -65,10 +65,10 @@ fn connect(
     answered && acknowledged && closed
 }
 
-/// 14,000 connections a second of one client, each reset by it, in turns of two seconds through a
-/// ClusterIP and straight to the same pod, all from the same source ports: none is lost.
+/// 14,000 connections a second of one client, each reset by it, alternating every two seconds between a ClusterIP and
+/// the same pod's own address, all from the same source ports: none is lost.
 #[test]
-fn churn_through_a_service_and_straight_to_its_pod_loses_nothing() {
+fn churn_through_a_service_and_directly_to_its_pod_loses_nothing() {
     for f in FAMILIES {
         let mut switch = limited(&web(TrafficPolicy::Cluster), Limits::default());
         let (through, straight) = (at(vip(f), 80), at(addresses(SERVER)[f], 8080));
@@ -87,7 +87,7 @@ fn churn_through_a_service_and_straight_to_its_pod_loses_nothing() {
     }
 }
 
-/// The same where the client's account holds no more than a fraction of a turn's connections.
+/// The same if the client's account holds only a fraction of these connections.
 #[test]
 fn churn_beyond_an_account_loses_nothing() {
     let limits = Limits { connections_per_port: 1000, ..Limits::default() };
@@ -102,7 +102,7 @@ fn churn_beyond_an_account_loses_nothing() {
     }
 }
 
-/// The `n`th made-up source of a flood from off the cluster.
+/// The `n`th forged source of an off-cluster flood.
 fn spoofed(f: usize, n: u32) -> SocketAddr {
     let [_, a, b, c] = n.to_be_bytes();
     let address: IpAddr = match f {
@@ -116,11 +116,11 @@ fn spoofed(f: usize, n: u32) -> SocketAddr {
     at(address, 1024 + (n % 60_000) as u16)
 }
 
-/// 1,000 SYNs a second from made-up sources at a node port for a minute, more than there are source
-/// ports and places in the account: clients off the cluster, the node and pods all get through, every
-/// one of them, also those whose own handshake takes two seconds.
+/// 1,000 SYNs a second from forged sources to a node port for a minute, more than there are source ports and places in
+/// the account: all connections of off-cluster clients, the node and pods open, even those whose handshake takes two
+/// seconds.
 #[test]
-fn a_syn_flood_at_a_node_port_keeps_nobody_out() {
+fn a_syn_flood_at_a_node_port_blocks_no_client() {
     for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
         for f in FAMILIES {
             let limits = Limits { connections_per_port: 8192, ..Limits::default() };
@@ -135,7 +135,7 @@ fn a_syn_flood_at_a_node_port_keeps_nobody_out() {
                 let flood = up(&mut switch, HOST, (spoofed(f, n), front), (n, 0, SYN));
                 if let Some((seen, backend)) = flood {
                     got_in += 1;
-                    // The server answers some; nobody is there to take it.
+                    // The server answers some; nobody receives the answers.
                     if n % 2 == 0 {
                         let answer = segment(backend, seen, (900, n + 1, SYN | ACK));
                         switch.send(SERVER, &framed(SERVER, &answer));
@@ -163,23 +163,23 @@ fn a_syn_flood_at_a_node_port_keeps_nobody_out() {
                 }
             }
             assert_eq!(opened, 480);
-            assert_eq!(got_in, 60_000, "none is refused: half-open ones give way");
+            assert_eq!(got_in, 60_000, "none is refused: half-open ones are ended");
             assert!(up(&mut switch, HOST, (living, front), (101, 901, ACK)).is_some());
             let list = switch.control.connections();
             let live = list
                 .iter()
                 .filter(|c| c.tcp.is_some_and(|[a, b]| podswitch_core::flow::tcp::is_live(a, b)));
-            assert_eq!(live.count(), 481, "no established one went");
+            assert_eq!(live.count(), 481, "no established one was ended");
             assert!(list.len() <= 8192 + 1000);
             switch.assert_adds_up();
         }
     }
 }
 
-/// 10,000 new flows a second from one pod that nobody answers, for twenty seconds, in a table that holds
-/// a fraction of them: the others' new connections all open.
+/// 10,000 new unanswered flows a second from one pod, for twenty seconds, in a table that holds a fraction of them: new
+/// connections of others all open.
 #[test]
-fn a_pods_flood_of_new_flows_leaves_others_theirs() {
+fn a_pods_flood_of_new_flows_does_not_affect_others() {
     let limits = Limits { connections: 16_384, connections_per_port: 8192, flows: 65_536, fdb: 16 };
     let mut switch = limited(&web(TrafficPolicy::Cluster), limits);
     let mut passed = 0;
@@ -197,7 +197,7 @@ fn a_pods_flood_of_new_flows_leaves_others_theirs() {
             switch.pass(Duration::from_millis(100));
         }
     }
-    assert_eq!(passed, 200_000, "its own make way for its own");
+    assert_eq!(passed, 200_000, "its own connections are ended for its new ones");
     assert_eq!(switch.dropped(), []);
     switch.assert_adds_up();
 }

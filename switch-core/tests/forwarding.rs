@@ -13,7 +13,7 @@ fn checks_out(frame: &[u8]) {
 }
 
 #[test]
-fn udp_travels_between_pods_and_back() {
+fn udp_is_forwarded_between_pods_and_back() {
     let mut switch = Switch::new(&config());
     for round in 0..3 {
         switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"question"));
@@ -41,7 +41,7 @@ fn udp_travels_between_pods_and_back() {
 }
 
 #[test]
-fn what_no_pod_has_goes_to_the_node_or_nowhere() {
+fn other_addresses_go_to_the_node_or_are_dropped() {
     let mut switch = Switch::new(&config());
     switch.send(0, &udp4(0, [8, 8, 8, 8], (1000, 53), b"x"));
     assert_eq!(switch.recv(HOST).len(), 1, "off-cluster");
@@ -70,7 +70,7 @@ fn spoofed_sources_change_nothing() {
     assert_eq!(switch.dropped(), [(0, DropReason::SpoofedMac), (0, DropReason::SpoofedIp)]);
     assert_eq!(switch.control.connections().len(), 0);
     assert!(switch.recv(1).is_empty());
-    // Not even on a flow that exists.
+    // Not even for a flow that exists.
     switch.send(2, &udp4(2, pod_v4(1), (1, 2), b"x"));
     assert_eq!(switch.recv(1).len(), 1);
     switch.send(0, &udp4(2, pod_v4(1), (1, 2), b"x"));

@@ -1,5 +1,6 @@
-//! Fragments through the engine (threats T-F1 to T-F4): a datagram arrives whole and allowed, or
-//! nothing of it; and what is too large for the way out is cut, or its sender told the MTU.
+//! Fragments through the engine (threats T-F1 to T-F4): a datagram arrives complete and allowed, or
+//! not at all; packets that are too large for the egress port are fragmented, or the sender gets an
+//! error with the MTU.
 
 use podswitch_testkit::rig;
 
@@ -26,7 +27,7 @@ fn three(family: usize, id: u32, port: u16, data: &[u8]) -> Vec<Vec<u8>> {
     pieces.iter().map(|p| framed(0, p)).collect()
 }
 
-/// A piece of a datagram as it arrived: identification, offset, more, data.
+/// A fragment as it arrived: identification, offset, more fragments, data.
 fn place(frame: &[u8]) -> (u32, usize, bool, &[u8]) {
     let packet = &frame[14..];
     if packet[0] >> 4 == 4 {
@@ -45,7 +46,7 @@ fn place(frame: &[u8]) -> (u32, usize, bool, &[u8]) {
     (id, usize::from(field & 0xfff8), field & 1 != 0, &packet[48..total])
 }
 
-/// Puts together what arrived.
+/// Reassembles the received fragments.
 fn reassemble(frames: &[Vec<u8>]) -> Vec<u8> {
     let mut pieces: Vec<_> = frames.iter().map(|f| place(f)).collect();
     pieces.sort_by_key(|p| p.1);
@@ -77,7 +78,7 @@ fn in_every_order_all_or_nothing_under_a_port_policy() {
             assert_eq!(out.len(), 3, "{order:?}");
             assert_eq!(reassemble(&out), udp(src, dst, (1000, 53), &data));
             assert!(out.iter().all(|f| f[if family == 0 { 22 } else { 21 }] == 63), "TTL");
-            // T-F4: later fragments have no port, and yet do not slip through.
+            // T-F4: later fragments have no ports, but do not bypass policy.
             let frames = three(family, 100 + n as u32, 54, &data);
             for &piece in &order {
                 switch.send(0, &frames[piece]);
@@ -91,7 +92,7 @@ fn in_every_order_all_or_nothing_under_a_port_policy() {
 }
 
 #[test]
-fn what_stays_incomplete_goes_nowhere() {
+fn incomplete_datagrams_are_not_forwarded() {
     let mut switch = Switch::new(&config());
     for family in [0, 1] {
         for missing in 0..3 {
@@ -107,7 +108,7 @@ fn what_stays_incomplete_goes_nowhere() {
     assert_eq!(switch.dropped(), [], "held");
     switch.pass(Duration::from_secs(6));
     assert_eq!(switch.dropped(), [(0, FragmentTimeout); 12]);
-    // And what came too late waits in vain.
+    // A fragment that arrives too late waits in vain.
     for frame in three(0, 0, 53, &payload(2500)).iter().take(1) {
         switch.send(0, frame);
     }
@@ -119,12 +120,13 @@ fn what_stays_incomplete_goes_nowhere() {
 }
 
 #[test]
-fn an_overlap_spoils_the_whole_datagram() {
+fn an_overlap_drops_the_whole_datagram() {
     for family in [0, 1] {
         let (src, dst) = (addresses(0)[family], addresses(1)[family]);
         let message = udp(src, dst, (1000, 53), &payload(2500));
         let pieces = fragments((src, dst), 17, 7, &message, &[1200, 800]);
-        // Eight bytes over the first's end, and other ports in the first's place (T-F2).
+        // Eight bytes that overlap the end of the first, and other ports in place of the first
+        // (T-F2).
         let over = ip(src, dst, 17, 64, Some((7, 1192, true)), &message[1192..2000]);
         let again = udp(src, dst, (1000, 54), &payload(2500));
         let again = ip(src, dst, 17, 64, Some((7, 0, true)), &again[..1200]);
@@ -167,12 +169,12 @@ fn a_first_fragment_without_the_whole_header_is_dropped() {
     assert!(switch.recv(1).is_empty());
 }
 
-/// What arrives at pod 1 when `frame` is sent, through an empty table and through the cache.
+/// The frames that arrive at pod 1 when `frame` is sent, without and with a flow entry.
 fn twice(config: &podswitch_core::config::Config, frame: &[u8], check: impl Fn(&mut Switch)) {
     let mut switch = Switch::new(config);
     switch.send(0, frame);
     check(&mut switch);
-    // A small packet of the same flow leaves its answer in the cache.
+    // A small packet of the same flow creates the flow entry.
     switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"small"));
     switch.send(0, &udp6(0, pod_v6(1), (1000, 53), b"small"));
     assert_eq!(switch.recv(1).len(), 2);
@@ -182,7 +184,7 @@ fn twice(config: &podswitch_core::config::Config, frame: &[u8], check: impl Fn(&
 }
 
 #[test]
-fn without_df_it_is_cut_to_the_mtu() {
+fn without_df_it_is_fragmented_to_the_mtu() {
     let mut config = config();
     set_mtu(&mut config, 1, 600);
     config.endpoints.iter_mut().for_each(|e| {
@@ -203,7 +205,7 @@ fn without_df_it_is_cut_to_the_mtu() {
         assert_eq!(switch.recv(1).len(), 1);
     }
     assert_eq!(switch.count(|c| c.copies.get()), 4);
-    // Fragments that are too large themselves are cut further.
+    // Fragments that are too large are fragmented further.
     for packet in fragments((src, dst), 17, 9, &message, &[1000]) {
         switch.send(0, &framed(0, &packet));
     }
@@ -222,7 +224,7 @@ fn error(frame: &[u8]) -> (u8, u8, u32, &[u8]) {
 }
 
 #[test]
-fn with_df_the_sender_is_told_the_mtu() {
+fn with_df_the_sender_gets_the_mtu() {
     let mut config = config();
     set_mtu(&mut config, 1, 1300);
     for family in [0, 1] {
@@ -249,14 +251,14 @@ fn with_df_the_sender_is_told_the_mtu() {
     }
 }
 
-/// A TCP super-frame from pod 0 to pod 1 as a sender with offloads hands it over.
-fn super_frame(family: usize, df: bool, len: usize, gso_size: u16) -> Packet {
+/// A TCP GSO packet from pod 0 to pod 1, as a sender with offloads passes it on.
+fn gso_packet(family: usize, df: bool, len: usize, gso_size: u16) -> Packet {
     let (src, dst) = (addresses(0)[family], addresses(1)[family]);
     let mut message = tcp(src, dst, (1000, 80), (1, 1, 0x10), &payload(len));
     message[16..18].fill(0);
     let whole = !l4_checksum(src, dst, 6, &message);
     let body = !checksum(&[&message]);
-    // The pseudo-header's sum alone: the whole less the message, in ones' complement.
+    // Only the pseudo-header's sum: the whole sum minus the message, in ones' complement.
     let partial = u32::from(whole) + u32::from(!body);
     let partial = (partial & 0xffff) as u16 + (partial >> 16) as u16;
     message[16..18].copy_from_slice(&partial.to_be_bytes());
@@ -282,21 +284,21 @@ fn super_frame(family: usize, df: bool, len: usize, gso_size: u16) -> Packet {
 }
 
 #[test]
-fn super_frames_pass_whole_if_their_segments_fit() {
+fn gso_packets_pass_unsegmented_if_their_segments_fit() {
     let mut config = config();
     set_mtu(&mut config, 1, 1300);
     let mut switch = Switch::new(&config);
     for family in [0, 1] {
         let headers = if family == 0 { 40 } else { 60 };
         for round in 0..2 {
-            switch.send_packet(0, super_frame(family, true, 20_000, 1300 - headers));
+            switch.send_packet(0, gso_packet(family, true, 20_000, 1300 - headers));
             assert_eq!(switch.dropped(), [], "round {round}");
             let out = switch.ends[1].recv().expect("passes");
             assert!(out.offload.is_gso() && out.len() > 20_000);
             assert_eq!(out.offload.gso_size, 1300 - headers);
             assert!(switch.recv(0).is_empty(), "never a PMTU error about it");
             // One byte more in a segment is too much.
-            switch.send_packet(0, super_frame(family, true, 20_000, 1301 - headers));
+            switch.send_packet(0, gso_packet(family, true, 20_000, 1301 - headers));
             assert_eq!(switch.dropped(), [(0, MtuExceeded)]);
             let told = switch.recv(0);
             assert_eq!(error(&told[0]).2, 1300);
@@ -306,13 +308,13 @@ fn super_frames_pass_whole_if_their_segments_fit() {
     switch.assert_adds_up();
 }
 
-/// Without DF nobody is told: the segments are cut out of it, and cut further.
+/// Without DF the sender gets no error: the packet is segmented, and the segments are fragmented.
 #[test]
-fn super_frames_without_df_are_cut() {
+fn gso_packets_without_df_are_segmented_and_fragmented() {
     let mut config = config();
     set_mtu(&mut config, 1, 1300);
     let mut switch = Switch::new(&config);
-    switch.send_packet(0, super_frame(0, false, 4000, 1400));
+    switch.send_packet(0, gso_packet(0, false, 4000, 1400));
     assert_eq!(switch.dropped(), []);
     assert!(switch.recv(0).is_empty());
     let out = switch.recv(1);
@@ -322,7 +324,7 @@ fn super_frames_without_df_are_cut() {
     switch.assert_adds_up();
 }
 
-/// Metadata about another place than the packet's own checksum would have the switch write there.
+/// With metadata about another offset than the packet's own checksum, the switch would write there.
 #[test]
 fn offload_metadata_must_fit_its_frame() {
     let mut switch = Switch::new(&config());
@@ -334,7 +336,7 @@ fn offload_metadata_must_fit_its_frame() {
         |o| o.csum_partial = false,
     ];
     for spoil in bad {
-        let mut packet = super_frame(0, true, 4000, 1400);
+        let mut packet = gso_packet(0, true, 4000, 1400);
         spoil(&mut packet.offload);
         switch.send_packet(0, packet);
         assert_eq!(switch.dropped(), [(0, OffloadInvalid)]);
@@ -343,7 +345,7 @@ fn offload_metadata_must_fit_its_frame() {
     assert_eq!(switch.control.connections().len(), 0);
 }
 
-/// TCP in fragments is tracked by the whole segment, and judged by its flags.
+/// Fragmented TCP is tracked and evaluated as the whole segment.
 #[test]
 fn tcp_in_fragments_is_tracked() {
     use podswitch_core::flow::tcp::TcpState::Established;
@@ -369,14 +371,14 @@ fn tcp_in_fragments_is_tracked() {
     assert_eq!(send(&mut switch, 0, 2, 10, 0x18, 1000, &[304, 200]), 3);
     assert_eq!(send(&mut switch, 1, 10, 1002, 0x10, 0, &[]), 1);
     let list = switch.control.connections();
-    assert_eq!(list[0].tcp, Some([Established; 2]), "fragments take nothing back");
-    // Impossible flags are no less impossible in pieces.
+    assert_eq!(list[0].tcp, Some([Established; 2]), "fragments do not change the states");
+    // Invalid flags are dropped in fragments, too.
     let none: [(u16, DropReason); 2] = [(0, TcpInvalidState); 2];
     for flags in [0, 3, 6, 0x3f, 1] {
         assert_eq!(send(&mut switch, 0, 1002, 10, flags, 100, &[64]), 0);
         assert_eq!(switch.dropped(), none, "{flags:#x}");
     }
-    // A reset out of the window neither.
+    // A reset outside the window is also dropped.
     assert_eq!(send(&mut switch, 0, 900_000, 10, 0x14, 100, &[64]), 0);
     assert_eq!(switch.dropped(), [(0, TcpOutOfWindow); 2]);
     assert_eq!(switch.control.connections()[0].tcp, Some([Established; 2]));

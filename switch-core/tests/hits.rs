@@ -1,4 +1,4 @@
-//! Packets of known flows: which of them their connection hears of, and when.
+//! Packets of known flows: which of them update their connection, and when.
 
 use podswitch_testkit::rig;
 
@@ -12,7 +12,7 @@ fn datagram(v6: bool) -> Vec<u8> {
     if v6 { udp6(0, pod_v6(1), (1000, 53), b"x") } else { udp4(0, pod_v4(1), (1000, 53), b"x") }
 }
 
-/// So many in one burst; all must arrive.
+/// Sends this many in one burst; all must arrive.
 fn burst(switch: &mut Switch, frame: &[u8], count: usize) {
     for _ in 0..count {
         switch.ends[0].send_frame(frame).unwrap();
@@ -44,7 +44,7 @@ fn no_packet_stays_uncounted() {
         for n in 0..50 {
             burst(&mut switch, &frame, 1 + n % 7);
             sent += 1 + n as u64 % 7;
-            // The state in force is published anew now and then; between, time passes.
+            // The current state is published again from time to time, and time passes in between.
             if n % 10 == 9 {
                 switch.control.apply(&config()).unwrap();
             } else {
@@ -71,10 +71,10 @@ fn packets_that_only_an_entry_counts_keep_their_connection_alive() {
     assert!(switch.control.connections().is_empty(), "silence ends it");
 }
 
-/// What ends a connection of UDP beside its own silence and a change of state, no worker need see
-/// at once; but none goes on with it for more than a second.
+/// Apart from its own timeout and a change of state, a worker need not notice the end of a UDP
+/// connection at once, but it does so within a second.
 #[test]
-fn a_connection_ended_by_others_is_missed_within_a_second() {
+fn an_ended_connection_is_noticed_within_a_second() {
     let mut switch = Switch::new(&config());
     burst(&mut switch, &datagram(false), 3);
     let [a, b] = [pod_v4(0), pod_v4(1)].map(Into::into);

@@ -1,5 +1,5 @@
-//! ICMP through the engine: pings, errors that belong to a flow and those that do not, and the
-//! errors that the switch sends itself.
+//! ICMP through the engine: pings, errors that belong to a flow and those that do not, and errors
+//! that the switch itself sends.
 
 use podswitch_testkit::rig;
 
@@ -25,7 +25,7 @@ fn message(src: IpAddr, dst: IpAddr, head: [u8; 2], rest: [u8; 4], body: &[u8]) 
     ip(src, dst, icmp_protocol(src), 64, None, &icmp(src, dst, head, rest, body))
 }
 
-/// The packet in a frame: source, destination, and what stands behind the network header.
+/// The packet in a frame: source, destination, and the bytes behind the network header.
 fn opened(frame: &[u8]) -> (IpAddr, IpAddr, &[u8]) {
     let packet = &frame[14..];
     let pair = |at: usize, len: usize| (&packet[at..at + len], &packet[at + len..at + 2 * len]);
@@ -103,7 +103,7 @@ fn the_gateway_answers_pings() {
                 assert_eq!((&out[0][..6], &out[0][6..12]), (&pod_mac(0).0[..], &GATEWAY.0[..]));
             }
         }
-        // One with a wrong checksum is nobody's.
+        // A packet with a wrong checksum gets no answer.
         let mut bad = message(addresses(0)[family], gateway, [request, 0], [0; 4], b"ping");
         *bad.last_mut().unwrap() ^= 1;
         switch.send(0, &framed(0, &bad));
@@ -138,7 +138,7 @@ const ERRORS: [[[u8; 2]; 4]; 2] =
 #[test]
 fn errors_about_a_flow_go_back_along_it() {
     let mut config = config();
-    // Isolated ingress does not keep out what is related (N5).
+    // Isolated ingress does not block related errors (N5).
     allow_udp(&mut config, &[53]);
     let mut switch = Switch::new(&config);
     for family in [0, 1] {
@@ -163,8 +163,8 @@ fn errors_about_a_flow_go_back_along_it() {
                 assert!(checksum_holds(&out[0]));
             }
         }
-        // It must go to whoever sent what it quotes, from whoever it was for, and quote a flow
-        // that lives.
+        // It must go to the sender of the quoted packet, come from its destination, and quote a
+        // live flow.
         let other = addresses(2)[family];
         let foreign = ip(a, b, 17, 63, None, &udp(a, b, (1001, 53), b"question"));
         let protocol = ip(a, b, 6, 63, None, &tcp(a, b, (1000, 53), (1, 1, 16), b""));
@@ -179,13 +179,13 @@ fn errors_about_a_flow_go_back_along_it() {
             switch.send(from, &framed(from, &error(src, dst, [3, 3], quote)));
             assert_eq!(switch.dropped(), [(from as u16, IcmpUnrelated)]);
         }
-        // The node's side is no way round either.
+        // The node's port does not bypass this check.
         let outside = if family == 0 { parse("8.8.8.8") } else { parse("2001:db8::8") };
         switch.send(HOST, &framed(HOST, &error(outside, a, [3, 3], &asked)));
         assert_eq!(switch.dropped(), [(HOST as u16, IcmpUnrelated)]);
     }
     assert_eq!([0, 1, 2].map(|port| switch.recv(port).len()), [0; 3]);
-    // When the flow is over, so is what is related to it.
+    // When the flow has ended, errors about it are not related any more.
     switch.pass_slowly(140);
     let (a, b) = (addresses(0)[0], addresses(1)[0]);
     let asked = ip(a, b, 17, 63, None, &udp(a, b, (1000, 53), b"question"));
@@ -194,7 +194,7 @@ fn errors_about_a_flow_go_back_along_it() {
     switch.assert_adds_up();
 }
 
-/// A router beyond the node tells of a packet that left by it.
+/// A router beyond the node reports about a packet that left by it.
 #[test]
 fn errors_from_outside_reach_the_pod() {
     let mut switch = Switch::new(&config());
@@ -263,7 +263,7 @@ fn errors_are_limited() {
 }
 
 #[test]
-fn no_errors_about_what_must_not_be_answered() {
+fn no_errors_about_packets_that_must_not_be_answered() {
     let mut switch = Switch::new(&config());
     for family in [0, 1] {
         let (a, b) = (addresses(0)[family], addresses(1)[family]);
@@ -283,7 +283,7 @@ fn no_errors_about_what_must_not_be_answered() {
             assert_eq!(switch.dropped(), [(0, reason)]);
             assert!(switch.recv(0).is_empty(), "no error about it");
         }
-        // Of a datagram in pieces, one is told of.
+        // For a fragmented datagram, one error is sent.
         let message = udp(a, b, (1, 2), &[5; 2000]);
         let mut pieces = fragments((a, b), 17, 5, &message, &[800, 800]);
         for piece in &mut pieces {
@@ -300,7 +300,7 @@ fn no_errors_about_what_must_not_be_answered() {
         assert_eq!(switch.dropped(), [(0, TtlExceeded); 3]);
         assert_eq!(switch.recv(0).len(), 1);
     }
-    // To a group there is no way, and no word about it.
+    // There is no route to a group address, and no error about it.
     let group: IpAddr = [224, 0, 0, 9].into();
     let a = addresses(0)[0];
     switch.send(0, &framed(0, &ip(a, group, 17, 1, None, &udp(a, group, (1, 2), b"x"))));

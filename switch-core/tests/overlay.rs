@@ -1,5 +1,5 @@
-//! Two switches joined by VXLAN, each family inside and outside: what leaves one node's pod comes
-//! to the other's, whole, and answers come back.
+//! Two switches connected by VXLAN, for each inner and outer family: packets from one node's pod
+//! arrive at the other's unchanged, and replies return.
 
 use podswitch_testkit::rig;
 
@@ -119,8 +119,8 @@ fn the_source_port_is_the_flows_own() {
     assert!(ports.len() > 45, "{} of 50 differ", ports.len());
 }
 
-/// A TCP super-frame of a pod with its checksum unfinished.
-fn super_frame(v6: bool, payload: usize, size: u16) -> Packet {
+/// A TCP GSO packet of a pod with a partial checksum.
+fn gso_packet(v6: bool, payload: usize, size: u16) -> Packet {
     let (a, b) = (pod(0, 0, v6), pod(1, 1, v6));
     let packet = tcp(a, b, (4000, 80), (1, 1, 16), &vec![0x5a; payload]);
     let frame = from_pod(0, 0, &packet);
@@ -134,7 +134,8 @@ fn super_frame(v6: bool, payload: usize, size: u16) -> Packet {
     packet
 }
 
-/// Puts the pseudo-header sum into the checksum field, as a sender does that leaves the rest.
+/// Writes the pseudo-header sum into the checksum field, as a sender does that leaves the rest to
+/// offloads.
 fn unfinish(packet: &mut Packet, a: IpAddr, b: IpAddr, protocol: u8, l4: usize, field: usize) {
     let frame = packet.bytes_mut();
     let len = frame.len() - l4;
@@ -151,10 +152,10 @@ fn unfinish(packet: &mut Packet, a: IpAddr, b: IpAddr, protocol: u8, l4: usize, 
 }
 
 #[test]
-fn super_frames_go_through_whole() {
+fn gso_packets_pass_unsegmented() {
     each(|v6, _, mut pair| {
         for payload in [30_000, 64_000] {
-            pair.0[0].send_packet(0, super_frame(v6, payload, 1300));
+            pair.0[0].send_packet(0, gso_packet(v6, payload, 1300));
             let mut total = 0;
             let mut pieces = 0;
             while let Some(packet) = pair.0[0].ends[UPLINK].recv() {
@@ -177,17 +178,17 @@ fn super_frames_go_through_whole() {
                     assert!(is_sound(packet.bytes()));
                 }
             }
-            assert_eq!((total, pieces), (payload, 1), "memory ports take it whole");
+            assert_eq!((total, pieces), (payload, 1), "memory ports accept it unsegmented");
         }
         pair.assert_no_drops();
     });
 }
 
 #[test]
-fn a_super_frame_longer_than_a_tunnel_packet_can_be_is_cut_before() {
+fn a_gso_packet_too_long_for_the_tunnel_is_segmented_before() {
     each(|v6, _, mut pair| {
         let payload = 65_535 - if v6 { 20 } else { 40 };
-        pair.0[0].send_packet(0, super_frame(v6, payload, 1300));
+        pair.0[0].send_packet(0, gso_packet(v6, payload, 1300));
         let carried = pair.carry();
         assert_eq!(carried.len(), payload.div_ceil(1300));
         for (_, frame) in &carried {
@@ -200,7 +201,7 @@ fn a_super_frame_longer_than_a_tunnel_packet_can_be_is_cut_before() {
 }
 
 #[test]
-fn unfinished_checksums_are_carried_or_finished() {
+fn partial_checksums_are_carried_or_completed() {
     each(|v6, outer_v6, mut pair| {
         let (a, b) = (pod(0, 0, v6), pod(1, 1, v6));
         for odd in [0, 1] {
@@ -209,7 +210,7 @@ fn unfinished_checksums_are_carried_or_finished() {
             unfinish(&mut packet, a, b, 17, if v6 { 54 } else { 34 }, 6);
             pair.0[0].send_packet(0, packet);
             let mut sent = pair.0[0].ends[UPLINK].recv().expect("went on");
-            assert!(sent.offload.csum_partial, "memory ports take such");
+            assert!(sent.offload.csum_partial, "memory ports accept them");
             let mut copy = Packet::from_frame(sent.bytes());
             copy.offload = sent.offload;
             pair.0[1].send_packet(UPLINK, copy);
@@ -218,7 +219,7 @@ fn unfinished_checksums_are_carried_or_finished() {
             podswitch_core::packet::finish_checksum(&mut got).unwrap();
             assert!(is_sound(got.bytes()));
 
-            // The same, finished at the exit: the outer sum is right then.
+            // The same, completed on egress: the outer checksum is right then.
             podswitch_core::packet::finish_checksum(&mut sent).unwrap();
             let seen = dissect(sent.bytes());
             assert!(seen.checksum_holds && is_sound(&seen.inner), "over IPv6: {outer_v6}");
@@ -228,7 +229,7 @@ fn unfinished_checksums_are_carried_or_finished() {
 }
 
 #[test]
-fn congestion_marks_go_in_and_come_out() {
+fn congestion_marks_are_copied_in_and_out() {
     // RFC 6040 figure 4: inner by outer, in the order of the two bits.
     const NOT: u8 = 0;
     const ECT1: u8 = 1;
@@ -245,7 +246,7 @@ fn congestion_marks_go_in_and_come_out() {
         for (mark, row) in figure {
             let mut packet = udp(a, b, (7, 9), b"marked");
             set_class(&mut packet, 0xb8 | mark);
-            // In: as inside; DSCP as configured, which is zero.
+            // Encapsulation: ECN as inside, DSCP as configured, which is zero.
             pair.0[0].send(0, &from_pod(0, 0, &packet));
             let carried = pair.carry();
             assert_eq!(dissect(&carried[0].1).traffic_class, mark);
@@ -274,7 +275,7 @@ fn congestion_marks_go_in_and_come_out() {
 }
 
 #[test]
-fn fragments_of_a_datagram_travel_and_arrive() {
+fn fragments_of_a_datagram_arrive() {
     each(|v6, _, mut pair| {
         let (a, b) = (pod(0, 0, v6), pod(1, 1, v6));
         let message = frames::udp(a, b, (5, 6), &vec![3; 2000]);
@@ -284,14 +285,14 @@ fn fragments_of_a_datagram_travel_and_arrive() {
             ports.extend(pair.carry().iter().map(|(_, frame)| dissect(frame).source_port));
         }
         assert_eq!(ports.len(), 2);
-        assert_eq!(ports[0], ports[1], "they do not overtake each other");
+        assert_eq!(ports[0], ports[1], "they use the same path");
         assert_eq!(pair.recv(1, 1).len(), 2);
         pair.assert_no_drops();
     });
 }
 
 #[test]
-fn the_node_itself_speaks_to_pods_of_others() {
+fn the_node_itself_reaches_pods_of_other_nodes() {
     each(|v6, _, mut pair| {
         let (node, b) = (node_address(0, v6), pod(1, 1, v6));
         pair.0[0].send(HOST, &framed(HOST, &udp(node, b, (1, 2), b"hello")));
@@ -305,7 +306,7 @@ fn the_node_itself_speaks_to_pods_of_others() {
     });
 }
 
-/// Node 1 as node 0 sees it, changed.
+/// Node 1 as node 0 sees it, with changes.
 fn change_remote(pair: &mut Pair, with: impl FnOnce(&mut RemoteNode)) {
     let mut config = node_config(0, Underlay::Ipv4First);
     let mut node = (*config.nodes[0]).clone();
@@ -339,7 +340,7 @@ fn flows_follow_a_node_that_changes() {
     assert_eq!(next(&mut pair).macs.0, other, "its link-layer address");
     assert_eq!(pair.0[0].control.snapshot().tunnels.reach("n1", false), end, "its index stays");
 
-    // What comes from the old address is not believed any more.
+    // Packets from the old address are not accepted any more.
     change_remote(&mut pair, |node| node.addresses = vec!["192.168.0.77".parse().unwrap()]);
     let answer = udp(b, a, (2, 1), b"x");
     let mut from = Tunnelled::new(1, 0, false, &inner(1, 0, &answer));
@@ -349,7 +350,7 @@ fn flows_follow_a_node_that_changes() {
     pair.0[0].send(UPLINK, &from.frame());
     assert_eq!(pair.recv(0, 0).len(), 1);
 
-    // A node that is gone takes its pods' way along.
+    // When a node is removed, its pods cannot be reached any more.
     let mut config = node_config(0, Underlay::Ipv4First);
     config.nodes.remove(0);
     pair.0[0].control.apply(&config).unwrap();

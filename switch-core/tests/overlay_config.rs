@@ -1,5 +1,5 @@
-//! What is wrong with the overlay's configuration is refused by name; and what the flow table
-//! remembers of tunnelled traffic changes nothing.
+//! Errors in the overlay's configuration are refused by name, and flow entries do not change the
+//! result for tunnelled traffic.
 
 use podswitch_testkit::rig;
 
@@ -14,7 +14,7 @@ use rig::overlay::*;
 use rig::random::Rng;
 use rig::*;
 
-/// What `spoil` makes wrong, as "object: field".
+/// The errors that `spoil` causes, as "object: field".
 fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {
     let mut switch = Switch::new(&node_config(0, Underlay::Ipv4First));
     let before = switch.control.snapshot();
@@ -40,7 +40,7 @@ fn uplink(config: &mut Config, with: impl FnOnce(&mut Mac, &mut u16, &mut bool, 
 }
 
 #[test]
-fn what_is_wrong_with_the_overlay_is_named() {
+fn errors_of_the_overlay_are_named() {
     let port = |field: &str| vec![format!("Port/4: {field}")];
     assert_eq!(refused(|c| uplink(c, |mac, _, _, _| *mac = Mac::BROADCAST)), port("mac"));
     assert_eq!(refused(|c| uplink(c, |_, mtu, _, _| *mtu = 600)), port("mtu"));
@@ -73,7 +73,7 @@ fn what_is_wrong_with_the_overlay_is_named() {
     assert_eq!(route, ["Route/198.51.100.0/24: next_hops[1]"]);
 }
 
-/// Something that the switch of node 0 may meet.
+/// A frame that the switch of node 0 may receive.
 fn next(rng: &mut Rng) -> (usize, Vec<u8>) {
     let v6 = rng.chance(50);
     let ports = (1000 + rng.below(3) as u16, 2000 + rng.below(2) as u16);
@@ -88,7 +88,7 @@ fn next(rng: &mut Rng) -> (usize, Vec<u8>) {
     } else {
         udp(b, a, (ports.1, ports.0), &payload)
     };
-    // Mostly through the tunnel end that it is behind.
+    // Mostly through the VTEP behind which the source is.
     let through = if rng.chance(90) { far.0 } else { 1 + rng.below(2) };
     let outer_v6 = rng.chance(30);
     let mut tunnelled = Tunnelled::new(through, 0, outer_v6, &inner(through, 0, &packet));

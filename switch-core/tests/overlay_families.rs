@@ -1,5 +1,5 @@
-//! A tunnel for each family: IPv4 packets over IPv4, IPv6 packets over IPv6, as dual-stack Flannel has
-//! it with two devices a node.
+//! A tunnel for each family: IPv4 packets over IPv4, IPv6 packets over IPv6, as dual-stack Flannel
+//! has it with two devices on each node.
 
 use podswitch_testkit::rig;
 
@@ -13,12 +13,12 @@ use podswitch_wire::addr::Mac;
 use rig::overlay::*;
 use rig::*;
 
-/// Link-layer address of a node's second tunnel end.
+/// MAC address of a node's second VTEP.
 fn second(n: usize) -> Mac {
     Mac([0x8a, 0xc3, 0, 0, 6, n as u8])
 }
 
-/// Node `n` where the nodes of `dual` have two tunnel ends each.
+/// Node `n`; the nodes in `dual` have two VTEPs each.
 fn dual(n: usize, dual: &[usize]) -> Config {
     let mut config = node_config(n, Underlay::Ipv4First);
     let ends = |n| VtepMac { ipv4: vtep(n), ipv6: dual.contains(&n).then(|| second(n)) };
@@ -39,7 +39,7 @@ fn packet(from: usize, to: usize, v6: bool) -> Vec<u8> {
     udp(pod(from, 0, v6), pod(to, 0, v6), (1000, 2000), b"x")
 }
 
-/// What node 0 sends to node 1, outer source and destination, inner link-layer addresses.
+/// Packets from node 0 to node 1: outer source and destination, inner MAC addresses.
 fn sent(switch: &mut Switch, v6: bool) -> ([IpAddr; 2], [Mac; 2]) {
     let mut all = Vec::new();
     // One that misses and one that hits.
@@ -91,7 +91,7 @@ fn one_tunnel_where_one_of_the_nodes_has_one_end() {
 }
 
 #[test]
-fn without_one_of_the_families_all_goes_by_the_other() {
+fn without_one_family_all_packets_use_the_other() {
     for missing in [false, true] {
         for here in [false, true] {
             let mut config = dual(0, &[0, 1, 2]);
@@ -111,10 +111,10 @@ fn without_one_of_the_families_all_goes_by_the_other() {
     }
 }
 
-/// A node is believed by either of its tunnels, whatever is inside (one that is not told of its own
-/// second end yet sends all by the first), and no other node by any.
+/// A node is accepted by either of its tunnels, with any inner family (a node that does not know
+/// its own second VTEP yet sends everything by the first), and no other node by any tunnel.
 #[test]
-fn a_node_speaks_by_both_of_its_tunnels_and_by_no_others() {
+fn a_node_is_accepted_by_both_of_its_tunnels_only() {
     let mut switch = Switch::new(&dual(0, &[0, 1, 2]));
     for inside in [false, true] {
         for outside in [false, true] {
@@ -138,7 +138,7 @@ fn a_node_speaks_by_both_of_its_tunnels_and_by_no_others() {
 }
 
 #[test]
-fn a_node_that_gets_or_loses_its_second_end_keeps_the_first() {
+fn a_node_that_gets_or_loses_its_second_vtep_keeps_the_first() {
     let mut switch = Switch::new(&dual(0, &[0]));
     let [first, _] = reach(&switch, "n1");
     let other = reach(&switch, "n2");
@@ -157,7 +157,7 @@ fn a_node_that_gets_or_loses_its_second_end_keeps_the_first() {
         assert_eq!(macs, [vtep(1), vtep(0)]);
         assert_eq!(reach(&switch, "n2"), other);
     }
-    // Two nodes with two ends each change places.
+    // Two nodes with two VTEPs each exchange their addresses.
     switch.control.apply(&dual(0, &[0, 1, 2])).unwrap();
     let before = [reach(&switch, "n1"), reach(&switch, "n2")];
     let mut config = dual(0, &[0, 1, 2]);
@@ -174,9 +174,9 @@ fn a_node_that_gets_or_loses_its_second_end_keeps_the_first() {
     }
 }
 
-/// The link-layer address of the one may be known while the other's is not.
+/// The MAC address of one may be known while the other's is not.
 #[test]
-fn one_end_without_a_neighbour_leaves_the_other_its_way() {
+fn one_vtep_without_a_neighbour_does_not_affect_the_other() {
     for unknown in [false, true] {
         let mut config = dual(0, &[0, 1]);
         Arc::make_mut(&mut config.nodes[0]).underlay_mac = Mac::ZERO;
@@ -205,7 +205,7 @@ fn one_end_without_a_neighbour_leaves_the_other_its_way() {
     }
 }
 
-/// What is learnt of the one path says nothing of the other.
+/// The path MTU of one tunnel does not apply to the other.
 #[test]
 fn each_tunnel_has_its_own_path_mtu() {
     for v6 in [false, true] {
@@ -231,7 +231,7 @@ fn each_tunnel_has_its_own_path_mtu() {
             let tunnel = snapshot.tunnels.to(end).unwrap();
             let head = if of { 70 } else { 50 };
             let mtu = if of == v6 { 1300 } else { 1500 };
-            assert_eq!(tunnel.inner_mtu(now), mtu - head, "IPv6: {of}, learnt of: {v6}");
+            assert_eq!(tunnel.inner_mtu(now), mtu - head, "IPv6: {of}, learned for: {v6}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What one remote node may use up.
+//! The resources that one remote node may use.
 
 use podswitch_testkit::rig;
 
@@ -12,8 +12,8 @@ use podswitch_core::snapshot::Reach;
 use rig::overlay::*;
 use rig::*;
 
-/// A datagram through the tunnel from pod `i` of node `n` to pod 0 of this one; `answered`: which
-/// answers, so that the connection is alive. Whether it passed.
+/// A datagram through the tunnel from pod `i` of node `n` to pod 0 of this node. `answered`: pod 0 replies, so that the
+/// connection is alive. Whether it was forwarded.
 fn open(
     switch: &mut Switch,
     (n, i, v6): (usize, usize, bool),
@@ -37,8 +37,8 @@ fn open(
     }
 }
 
-/// One node's flood of new connections uses up its own share, and nobody else's; one pod's of that
-/// node as much as is free, so that whoever has none finds room.
+/// A node's flood of new connections uses up only its own share. One pod of that node can use at most as many as are
+/// left, so that other pods find room.
 #[test]
 fn connections_are_counted_for_each_tunnel_end_and_source() {
     for underlay in [Underlay::Ipv4First, Underlay::Inner] {
@@ -53,11 +53,14 @@ fn connections_are_counted_for_each_tunnel_end_and_source() {
         assert_eq!(all(&mut switch, (1, 0, false)), 10);
         assert_eq!(all(&mut switch, (1, 1, false)), 5);
         assert_eq!(all(&mut switch, (1, 2, false)), 3, "rounded up");
-        assert!(open(&mut switch, (1, 0, false), underlay, 0, true), "what it has goes on");
+        assert!(
+            open(&mut switch, (1, 0, false), underlay, 0, true),
+            "its existing connections continue"
+        );
         // Through another tunnel, of the other node or the same one.
         let (n, v6) = if underlay == Underlay::Inner { (1, true) } else { (2, true) };
         assert_eq!(all(&mut switch, (n, 0, v6)), 10);
-        // Without a tunnel there is a share for all, which is the port's.
+        // Without a tunnel there is one share for all, that of the port.
         for port in 0..SHARE {
             let to_node = udp(pod(0, 1, false), pod(0, 0, false), (port, 53), b"x");
             switch.send(1, &from_pod(0, 1, &to_node));
@@ -79,7 +82,7 @@ fn connections_are_counted_for_each_tunnel_end_and_source() {
         };
         assert_eq!(tracker(&switch), (0, SHARE.into()));
         switch.assert_adds_up();
-        // Given back when they end.
+        // Released when they end.
         switch.pass_slowly(400);
         assert_eq!(charged(&switch, snapshot.tunnels.reach("n1", false)), 0);
         assert_eq!(tracker(&switch), (0, 0));
@@ -87,10 +90,10 @@ fn connections_are_counted_for_each_tunnel_end_and_source() {
     }
 }
 
-/// 10,000 new flows a second that nobody answers, from one pod behind the tunnel: every other's opens,
-/// of the same node, of another and the other way, and what is open goes on.
+/// 10,000 new unanswered flows a second from one pod behind the tunnel: connections of all others open, from the same
+/// node, from another and in the other direction, and open ones continue.
 #[test]
-fn a_flood_through_the_tunnel_leaves_others_theirs() {
+fn a_flood_through_the_tunnel_does_not_affect_others() {
     let underlay = Underlay::Ipv4First;
     for v6 in [false, true] {
         let limits = Limits { connections_per_port: 8192, ..Limits::default() };
@@ -119,7 +122,7 @@ fn a_flood_through_the_tunnel_leaves_others_theirs() {
         for port in living {
             assert!(open(&mut switch, (1, 1, v6), underlay, port, true));
         }
-        assert_eq!(passed, 200_000, "its own make way for its own");
+        assert_eq!(passed, 200_000, "its own connections are ended for its new ones");
         assert!(switch.control.shared().tracker.len() < 3 * 8192);
         switch.assert_adds_up();
     }

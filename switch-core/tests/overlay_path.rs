@@ -1,4 +1,4 @@
-//! Sizes, answers of the switch itself, and neighbours asked for inside the tunnel.
+//! Packet sizes, answers of the switch itself, and neighbour resolution inside the tunnel.
 
 use podswitch_testkit::rig;
 
@@ -36,7 +36,7 @@ fn error(frame: &[u8]) -> (u8, u8, u32, IpAddr) {
 
 const HASH_KEY: HashKey = HashKey::new(1);
 
-/// A datagram of `len` bytes from its IP header on, which routers may not cut.
+/// A datagram of `len` bytes from its IP header on, with DF set.
 fn datagram(v6: bool, len: usize) -> Vec<u8> {
     let head = if v6 { 48 } else { 28 };
     let mut packet = udp(pod(0, 0, v6), pod(1, 1, v6), (1, 2), &vec![1; len - head]);
@@ -50,7 +50,7 @@ fn datagram(v6: bool, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_largest_packet_fits_and_the_next_is_told_so() {
+fn the_largest_packet_fits_and_a_larger_one_gets_an_error() {
     each(|v6, outer, mut pair| {
         let most = if outer { 1430 } else { 1450 };
         for round in 0..2 {
@@ -69,7 +69,7 @@ fn the_largest_packet_fits_and_the_next_is_told_so() {
 }
 
 #[test]
-fn what_may_be_cut_is_cut_before_the_tunnel() {
+fn packets_without_df_are_fragmented_before_the_tunnel() {
     for underlay in [Underlay::Ipv4First, Underlay::Ipv6First] {
         let mut pair = Pair::new(underlay);
         let packet = udp(pod(0, 0, false), pod(1, 1, false), (1, 2), &[9; 3000]);
@@ -80,7 +80,7 @@ fn what_may_be_cut_is_cut_before_the_tunnel() {
             let seen = dissect(frame);
             assert!(frame.len() <= 1514 && seen.checksum_holds && seen.dont_fragment);
         }
-        assert_eq!(pair.recv(1, 1).len(), 3, "the far switch lets the pieces go one way");
+        assert_eq!(pair.recv(1, 1).len(), 3, "the far switch forwards the fragments together");
         pair.assert_no_drops();
     }
 }
@@ -105,7 +105,7 @@ fn every_hop_of_a_traceroute_answers() {
 }
 
 #[test]
-fn a_pods_own_icmp_errors_travel_back() {
+fn a_pods_own_icmp_errors_are_returned() {
     each(|v6, _, mut pair| {
         let (a, b) = (pod(0, 0, v6), pod(1, 1, v6));
         pair.send(0, 0, &udp(a, b, (7, 9), b"closed"));
@@ -116,7 +116,7 @@ fn a_pods_own_icmp_errors_travel_back() {
         pair.send(1, 1, &packet);
         assert_eq!(error(&pair.recv(0, 0)[0]).3, b);
         pair.assert_no_drops();
-        // Of a packet that was never sent nobody hears.
+        // An error about a packet that was never sent is dropped.
         let other = udp(a, b, (8, 9), b"never");
         let message = frames::icmp(b, a, head, [0; 4], &other);
         let packet = frames::ip(b, a, frames::icmp_protocol(a), 64, None, &message);
@@ -126,7 +126,7 @@ fn a_pods_own_icmp_errors_travel_back() {
 }
 
 #[test]
-fn an_address_that_nobody_has_is_told_through_the_tunnel() {
+fn an_unassigned_address_is_reported_through_the_tunnel() {
     each(|v6, _, mut pair| {
         let (a, b) = (pod(0, 0, v6), pod(1, 77, v6));
         pair.send(0, 0, &udp(a, b, (1, 2), b"x"));
@@ -183,11 +183,11 @@ fn the_path_mtu_is_learnt_and_forgotten() {
             assert_eq!(error(&switch.recv(0)[0]).2, 1400 - overhead as u32);
             assert_eq!(switch.dropped(), [(0, MtuExceeded)]);
         }
-        // Another node's path is another.
+        // Another node's path is not affected.
         let far = udp(pod(0, 0, v6), pod(2, 1, v6), (1, 2), &vec![0; most - 48]);
         switch.send(0, &from_pod(0, 0, &far));
         assert_eq!(switch.recv(UPLINK).len(), 1);
-        // A publish leaves it, ten minutes do not.
+        // A publish keeps it, ten minutes end it.
         let underlay = if outer { Underlay::Ipv6First } else { Underlay::Ipv4First };
         switch.control.apply(&node_config(0, underlay)).unwrap();
         switch.send(0, &from_pod(0, 0, &datagram(v6, 1401 - overhead)));
@@ -199,7 +199,7 @@ fn the_path_mtu_is_learnt_and_forgotten() {
     });
 }
 
-/// Another process goes on with what was learnt, for the time that is left.
+/// The next process uses the learned MTU, for the remaining time.
 #[test]
 fn the_path_mtu_is_restored() {
     each(|v6, outer, mut pair| {
@@ -220,14 +220,14 @@ fn the_path_mtu_is_restored() {
         next.send(0, &from_pod(0, 0, &datagram(v6, 1401 - overhead)));
         assert_eq!(error(&next.recv(0)[0]).2, 1400 - overhead as u32);
         assert_eq!(next.dropped(), [(0, MtuExceeded)]);
-        assert_eq!(next.control.path_mtus().len(), 1, "no other node has it");
-        // What was learnt since stays.
+        assert_eq!(next.control.path_mtus().len(), 1, "only one node has it");
+        // A value learned since then is kept.
         next.control.restore_path_mtus(&[LearntMtu { mtu: 1290, ..learnt[0] }]);
         assert_eq!(next.control.path_mtus()[0].mtu, 1400);
         next.now = Instant::from_secs(301);
         next.send(0, &from_pod(0, 0, &datagram(v6, most)));
         assert_eq!(next.recv(UPLINK).len(), 1, "its time is over");
-        // A file cannot starve a tunnel.
+        // A file cannot starve a tunnel by a small value.
         next.control.restore_path_mtus(&[LearntMtu { mtu: 1, left: u64::MAX, ..learnt[0] }]);
         let mtu = next.control.path_mtus().iter().map(|l| (l.mtu, l.left)).next();
         assert!(mtu.is_none_or(|(mtu, left)| mtu >= 552 && left <= 600), "{mtu:?}");
@@ -297,7 +297,7 @@ fn forged_path_mtus_change_nothing_or_little() {
 }
 
 #[test]
-fn arp_inside_the_tunnel_is_answered_for_our_pods_and_learnt_from_by_nobody() {
+fn arp_inside_the_tunnel_is_answered_for_our_pods_and_not_learned() {
     for (underlay, outer) in [(Underlay::Ipv4First, false), (Underlay::Ipv6First, true)] {
         let mut switch = Switch::new(&node_config(0, underlay));
         let kernel = Mac([2, 0xaa, 0, 0, 0, 1]);
@@ -321,7 +321,7 @@ fn arp_inside_the_tunnel_is_answered_for_our_pods_and_learnt_from_by_nobody() {
             assert_eq!(switch.recv(UPLINK).len(), 0, "{other:?}");
         }
         assert_eq!(switch.dropped(), []);
-        // Who claims an address of ours is told off.
+        // A sender that claims an address of this node is dropped with a reason.
         switch.send(UPLINK, &ask([10, 1, 0, 11], [10, 1, 0, 10]));
         assert_eq!(switch.dropped(), [(UPLINK as u16, SpoofedArp)]);
         assert!(switch.control.shared().fdb.dump(switch.now).is_empty(), "T-O5");
@@ -388,12 +388,13 @@ fn equal_cost_routers_share_flows_alike_on_every_node() {
         let share = one.iter().filter(|to| **to == mac(n).0).count();
         assert!((25..=80).contains(&share), "{share} of 200");
     }
-    // One fewer: flows of the others stay.
+    // One router fewer: flows of the others stay.
     let fewer = choices(&config, &[0, 1, 2]);
     let moved = one.iter().zip(&fewer).filter(|(a, b)| **a != mac(3).0 && a != b).count();
     assert!(moved <= 8, "{moved} moved without need");
 
-    // What comes from there for a pod is answered to the same router; the rest is the node's.
+    // Replies to packets that came from a router go to the same router; other packets go to the
+    // node.
     let mut routed = config.clone();
     routed.routes = vec![route(&[0, 1])];
     let mut switch = Switch::new(&routed);
@@ -413,7 +414,7 @@ fn equal_cost_routers_share_flows_alike_on_every_node() {
         assert_eq!(switch.dropped(), [(UPLINK as u16, NotForUs)], "{from} to {to}");
     }
 
-    // One that does not answer is as one that is not there, until it does.
+    // A router that does not answer is treated as absent until it answers.
     let without = |gone: usize| {
         let mut config = config.clone();
         config.neighbours.remove(gone);
@@ -432,5 +433,5 @@ fn equal_cost_routers_share_flows_alike_on_every_node() {
     let to = [198, 51, 100, 7].into();
     switch.send(0, &from_pod(0, 0, &udp(pod(0, 0, false), to, (1, 9), b"")));
     assert_eq!(switch.dropped(), [(0, NoNeighbour)]);
-    assert!(switch.recv(0).is_empty(), "it may be found before the sender tries again");
+    assert!(switch.recv(0).is_empty(), "it may be resolved before the sender tries again");
 }

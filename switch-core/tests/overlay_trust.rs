@@ -1,4 +1,5 @@
-//! What comes by the underlay and must reach nobody (threats T-O1 to T-O6), each with its reason.
+//! Packets from the underlay that must not be delivered (threats T-O1 to T-O6), each with its drop
+//! reason.
 
 use podswitch_testkit::rig;
 
@@ -13,7 +14,7 @@ use rig::frames;
 use rig::overlay::*;
 use rig::*;
 
-/// Nothing leaves and the frame is dropped for `reason`.
+/// Checks that nothing leaves and that the frame is dropped for `reason`.
 fn refused(switch: &mut Switch, port: usize, frame: &[u8], reason: DropReason, what: &str) {
     switch.send(port, frame);
     let dropped = switch.dropped();
@@ -27,23 +28,23 @@ fn refused(switch: &mut Switch, port: usize, frame: &[u8], reason: DropReason, w
 fn both(test: impl Fn(bool, Switch)) {
     test(false, Switch::new(&node_config(0, Underlay::Ipv4First)));
     test(true, Switch::new(&node_config(0, Underlay::Ipv6First)));
-    // A tunnel for each family: no more is believed of either.
+    // With a tunnel for each family, no more senders are trusted.
     for v6 in [false, true] {
         test(v6, Switch::new(&node_config(0, Underlay::Inner)));
     }
 }
 
-/// A good packet from pod 1 of node 1 to pod 0 of node 0, inside a frame.
+/// A valid packet from pod 1 of node 1 to pod 0 of node 0, in a frame.
 fn good(v6: bool) -> Vec<u8> {
     inner(1, 0, &udp(pod(1, 1, v6), pod(0, 0, v6), (1, 2), b"good"))
 }
 
 #[test]
-fn what_is_wrong_outside_is_dropped() {
+fn invalid_outer_packets_are_dropped() {
     both(|v6, mut switch| {
         let plain = Tunnelled::new(1, 0, v6, &good(v6));
         switch.send(UPLINK, &plain.frame());
-        assert_eq!(switch.recv(0).len(), 1, "the good one arrives");
+        assert_eq!(switch.recv(0).len(), 1, "the valid one arrives");
 
         let cases = [
             (
@@ -86,7 +87,7 @@ fn what_is_wrong_outside_is_dropped() {
         switch.send(UPLINK, &reserved.frame());
         assert_eq!(switch.recv(0).len(), 1);
 
-        // A UDP checksum that is there must hold.
+        // If there is a UDP checksum, it must be right.
         let mut frame = Tunnelled { bare: false, ..plain.clone() }.frame();
         switch.send(UPLINK, &frame);
         assert_eq!(switch.recv(0).len(), 1);
@@ -96,7 +97,7 @@ fn what_is_wrong_outside_is_dropped() {
             let none = Tunnelled { bare: true, ..plain.clone() };
             refused(&mut switch, UPLINK, &none.frame(), TunnelChecksum, "none over IPv6");
         }
-        // Cut off anywhere: no panic, nobody is reached.
+        // Truncated at any byte: no panic, and nothing is delivered.
         let frame = plain.frame();
         for len in 0..frame.len() {
             switch.send(UPLINK, &frame[..len]);
@@ -112,7 +113,7 @@ fn what_is_wrong_outside_is_dropped() {
         for (piece, reason) in pieces.iter().zip(reasons) {
             let frame =
                 frames::ethernet(underlay_mac(0), underlay_mac(2), frames::ethertype(src), piece);
-            // A later fragment shows no port; nobody takes what it belongs to.
+            // A later fragment has no ports; its datagram is not delivered either.
             switch.send(UPLINK, &frame);
             let dropped = switch.dropped();
             if reason == TunnelFragment {
@@ -124,7 +125,7 @@ fn what_is_wrong_outside_is_dropped() {
 }
 
 #[test]
-fn nobody_speaks_for_another_nodes_pods() {
+fn no_node_sends_for_another_nodes_pods() {
     both(|v6, mut switch| {
         let to = pod(0, 0, v6);
         let off: IpAddr = if v6 { "2001:db8::1" } else { "8.8.8.8" }.parse().unwrap();
@@ -142,14 +143,14 @@ fn nobody_speaks_for_another_nodes_pods() {
             let frame = Tunnelled::new(1, 0, v6, &packet).frame();
             refused(&mut switch, UPLINK, &frame, TunnelInnerSource, what);
         }
-        // The node itself, and what Flannel calls it, may.
+        // The node's own address, and the address that Flannel gives it, are allowed.
         let first = ranges(1)[usize::from(v6)].address();
         for source in [node_address(1, v6), first] {
             let packet = inner(1, 0, &udp(source, to, (1, 2), b"node"));
             switch.send(UPLINK, &Tunnelled::new(1, 0, v6, &packet).frame());
             assert_eq!(switch.recv(0).len(), 1, "{source}");
         }
-        // Nor does anybody ride on a flow of another's.
+        // Nobody can use the flow of another node.
         switch.send(UPLINK, &Tunnelled::new(1, 0, v6, &good(v6)).frame());
         assert_eq!(switch.recv(0).len(), 1);
         let frame =
@@ -159,11 +160,11 @@ fn nobody_speaks_for_another_nodes_pods() {
 }
 
 #[test]
-fn pods_are_where_their_node_is_not_where_ranges_say() {
+fn pods_are_on_their_node_not_where_ranges_say() {
     both(|v6, _| {
         let underlay = if v6 { Underlay::Ipv6First } else { Underlay::Ipv4First };
         let mut config = node_config(0, underlay);
-        // Pod 0 of node 2 is on node 1 now, with its address; and there are no ranges at all.
+        // Pod 0 of node 2 is on node 1 now, with its address, and there are no ranges.
         for endpoint in &mut config.endpoints {
             if endpoint.cookie.as_str() == "Pod/default/p20" {
                 *endpoint = Arc::new(podswitch_core::config::Endpoint {
@@ -194,7 +195,7 @@ fn pods_are_where_their_node_is_not_where_ranges_say() {
 }
 
 #[test]
-fn only_this_nodes_pods_are_reached() {
+fn only_this_nodes_pods_are_reachable() {
     both(|v6, mut switch| {
         let from = pod(1, 1, v6);
         let off: IpAddr = if v6 { "2001:db8::1" } else { "8.8.8.8" }.parse().unwrap();
@@ -203,7 +204,7 @@ fn only_this_nodes_pods_are_reached() {
             let frame = Tunnelled::new(1, 0, v6, &packet).frame();
             refused(&mut switch, UPLINK, &frame, TunnelInnerDestination, &to.to_string());
         }
-        // Link-layer addresses: only the tunnel end's own.
+        // MAC addresses: only the VTEP's own is accepted.
         let good = udp(from, pod(0, 0, v6), (1, 2), b"x");
         let to = |mac: Mac| {
             let inner = frames::ethernet(mac, vtep(1), frames::ethertype(from), &good);
@@ -227,7 +228,7 @@ fn only_this_nodes_pods_are_reached() {
 }
 
 #[test]
-fn no_tunnel_in_the_tunnel_and_none_from_pods() {
+fn no_tunnel_packets_inside_the_tunnel_or_from_pods() {
     both(|v6, mut switch| {
         let (ours, theirs) = (pod(0, 0, v6), pod(1, 1, v6));
         // Nested up to eight deep.
@@ -238,19 +239,19 @@ fn no_tunnel_in_the_tunnel_and_none_from_pods() {
             refused(&mut switch, UPLINK, &frame, TunnelNested, &format!("{depth} deep"));
             packet = udp(theirs, ours, (50_000, VXLAN), &frame);
         }
-        // To this node, to others, by whatever port of its own.
+        // To this node and to others, from any source port.
         for (to, sport) in [(0, 50_000), (1, 50_000), (2, 4789)] {
             let payload = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &good(v6)].concat();
             let packet = udp(ours, node_address(to, v6), (sport, VXLAN), &payload);
             refused(&mut switch, 0, &from_pod(0, 0, &packet), TunnelFromPod, "from a pod");
         }
-        // Nor to a pod of this node or another: one rule for all, also by a Service.
+        // Nor to a pod of this node or another: one rule for all, and also through a Service.
         for to in [pod(0, 1, v6), theirs] {
             let packet = udp(ours, to, (50_000, VXLAN), b"x");
             refused(&mut switch, 0, &from_pod(0, 0, &packet), TunnelFromPod, "from pod to pod");
         }
-        // A pod of this node that took this port for its own has its answers, and so does one that
-        // speaks to another node's pod.
+        // A pod of this node that uses this port number gets its replies, and so does one that
+        // communicates with another node's pod.
         switch.send(1, &from_pod(0, 1, &udp(pod(0, 1, v6), ours, (VXLAN, 9), b"x")));
         assert_eq!(switch.recv(0).len(), 1);
         switch.send(0, &from_pod(0, 0, &udp(ours, pod(0, 1, v6), (9, VXLAN), b"x")));
@@ -260,7 +261,7 @@ fn no_tunnel_in_the_tunnel_and_none_from_pods() {
         let answer = inner(1, 0, &udp(theirs, ours, (9, VXLAN), b"x"));
         switch.send(UPLINK, &Tunnelled::new(1, 0, v6, &answer).frame());
         assert_eq!(switch.recv(0).len(), 1);
-        // Other ports of nodes are nobody's business here.
+        // Other ports of nodes are not restricted here.
         let packet = udp(ours, node_address(1, v6), (50_000, 8472), b"x");
         switch.send(0, &from_pod(0, 0, &packet));
         assert_eq!(switch.recv(UPLINK).len(), 1);
@@ -268,7 +269,7 @@ fn no_tunnel_in_the_tunnel_and_none_from_pods() {
 }
 
 #[test]
-fn plain_frames_by_the_underlay_reach_no_pod() {
+fn unencapsulated_frames_from_the_underlay_reach_no_pod() {
     both(|v6, mut switch| {
         let to = pod(0, 0, v6);
         let off: IpAddr = if v6 { "2001:db8::1" } else { "8.8.8.8" }.parse().unwrap();
@@ -279,8 +280,8 @@ fn plain_frames_by_the_underlay_reach_no_pod() {
         let cases = [
             (plain(off, to), NotForUs, "from off the cluster to a pod"),
             (plain(off, node_address(0, v6)), NotForUs, "to a port that no Service has"),
-            (plain(node_address(1, v6), to), NotForUs, "a node past the tunnel"),
-            (plain(pod(1, 1, v6), to), SpoofedIp, "a pod past the tunnel"),
+            (plain(node_address(1, v6), to), NotForUs, "a node outside the tunnel"),
+            (plain(pod(1, 1, v6), to), SpoofedIp, "a pod outside the tunnel"),
             (plain(pod(0, 1, v6), to), SpoofedIp, "as a pod of ours"),
             (plain(node_address(0, v6), to), SpoofedIp, "as this node"),
         ];
@@ -308,7 +309,7 @@ fn an_uplink_without_direct_traffic_takes_the_tunnel_only() {
 }
 
 #[test]
-fn without_a_common_family_or_neighbour_there_is_no_way() {
+fn without_a_common_family_or_neighbour_packets_are_dropped() {
     let mut config = node_config(0, Underlay::Ipv4First);
     config.node.addresses = vec![node_address(0, true)];
     let mut node = (*config.nodes[0]).clone();
@@ -318,8 +319,8 @@ fn without_a_common_family_or_neighbour_there_is_no_way() {
     let packet = from_pod(0, 0, &udp(pod(0, 0, false), pod(1, 1, false), (1, 2), b"x"));
     switch.send(0, &packet);
     assert_eq!(switch.dropped(), [(0, TunnelNoSource)]);
-    assert_eq!(switch.recv(0).len(), 1, "the pod is told");
-    // The other node is reached over the family that both have.
+    assert_eq!(switch.recv(0).len(), 1, "the pod gets an error");
+    // The other node is reached over the family that both nodes have.
     let packet6 = from_pod(0, 0, &udp(pod(0, 0, false), pod(2, 1, false), (1, 2), b"x"));
     switch.send(0, &packet6);
     assert_eq!(dissect(&switch.recv(UPLINK)[0]).destination, node_address(2, true));
@@ -343,10 +344,10 @@ fn without_a_common_family_or_neighbour_there_is_no_way() {
 }
 
 #[test]
-fn unfinished_outer_work_of_a_neighbour_on_the_same_machine_is_taken() {
+fn outer_offloads_of_a_node_on_the_same_machine_are_accepted() {
     both(|v6, mut switch| {
         let l4 = if v6 { 54 } else { 34 };
-        // The outer sum is left to the device.
+        // The outer checksum is left to the device.
         let frame = Tunnelled { bare: false, ..Tunnelled::new(1, 0, v6, &good(v6)) }.frame();
         let mut packet = Packet::from_frame(&frame);
         packet.bytes_mut()[l4 + 6..l4 + 8].copy_from_slice(&[1, 2]);
@@ -360,11 +361,11 @@ fn unfinished_outer_work_of_a_neighbour_on_the_same_machine_is_taken() {
         let got = switch.ends[0].recv().expect("arrived");
         assert!(
             !got.offload.csum_partial && !got.offload.csum_valid,
-            "nobody vouched for the inside"
+            "the inner checksum was not verified"
         );
         assert!(is_sound(got.bytes()));
 
-        // Several tunnel packets as one super-frame of datagrams (UDP_SEGMENT).
+        // Several tunnel packets as one UDP GSO packet (UDP_SEGMENT).
         let one = Tunnelled { bare: false, ..Tunnelled::new(1, 0, v6, &good(v6)) };
         let unit = [&one.header[..], &one.inner].concat();
         let payload = unit.repeat(100);
@@ -392,7 +393,7 @@ fn unfinished_outer_work_of_a_neighbour_on_the_same_machine_is_taken() {
         assert!(got.iter().all(|frame| is_sound(frame)));
         switch.assert_adds_up();
 
-        // An unfinished sum that is not the inner packet's own is none of ours to finish.
+        // A partial checksum that is not the inner packet's own is not completed.
         let mut packet = Packet::from_frame(&Tunnelled::new(1, 0, v6, &good(v6)).frame());
         let start = l4 as u16 + 16 + 14;
         packet.offload = Offload {

@@ -47,9 +47,9 @@ fn from_pod_0_to(port: u16) -> Rule {
 }
 
 #[test]
-fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
+fn only_allowed_packets_come_in_and_replies_go_out() {
     let allow = policy("allow", Some(vec![from_pod_0_to(53)]), Some(vec![]));
-    // Only ingress is isolated for the pod that asks: its own egress must be open.
+    // Only ingress is isolated for the client pod: its own egress must be allowed.
     let allow = Arc::new(NetworkPolicy { egress: None, ..(*allow).clone() });
     let mut switch = Switch::new(&labelled(vec![allow]));
     for _ in 0..2 {
@@ -62,7 +62,7 @@ fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
     switch.send(2, &udp4(2, pod_v4(1), (1000, 53), b"x"));
     switch.send(0, &udp6(0, pod_v6(1), (1000, 54), b"x"));
     switch.send(0, &tcp4(0, 1, (1000, 53), &Tcp { seq: 1, ack: None, flags: "S", payload: 0 }));
-    // The direction that no rule allows, from a port that only replies may come from.
+    // The direction that no rule allows, from a port from which only replies may come.
     switch.send(1, &udp4(1, pod_v4(0), (53, 1001), b"x"));
     assert_eq!(switch.dropped(), [0, 2, 0, 0, 1].map(|port| (port, DropReason::PolicyIngress)),);
     let counts: Vec<_> = switch
@@ -85,7 +85,7 @@ fn only_what_a_rule_allows_comes_in_and_replies_go_out() {
 }
 
 #[test]
-fn live_connections_are_judged_again_at_their_next_packet() {
+fn live_connections_are_re_evaluated_at_their_next_packet() {
     let allow = policy("allow", Some(vec![from_pod_0_to(53)]), None);
     let deny = policy("allow", Some(vec![]), None);
     let mut switch = Switch::new(&labelled(vec![allow.clone()]));

@@ -1,5 +1,5 @@
-//! Policy under change: no packet is judged by a mixture of two states (threat T-L7), and a
-//! cached verdict is the one that would be reached anew (threat T-C2).
+//! Policy changes: no packet is evaluated with a mixture of two states (threat T-L7), and a cached
+//! verdict equals a new evaluation (threat T-C2).
 
 use podswitch_testkit::rig;
 
@@ -45,7 +45,7 @@ fn policy(
     })
 }
 
-/// The rig's pods, each with its number as the label `n`, pod 1 with a colour besides.
+/// The rig's pods, each with its number as the label `n`, and pod 1 with an additional colour.
 fn coloured(colour: &str, policies: Vec<Arc<NetworkPolicy>>) -> Config {
     let mut config = config();
     for (n, endpoint) in config.endpoints.iter_mut().enumerate() {
@@ -62,8 +62,8 @@ fn any_port_of(selectors: &[Selector]) -> Rule {
     Rule { peers: Peers::AnyOf(peers), ports: Ports::Any }
 }
 
-/// Two states. Of the four datagrams below each allows and denies others than the other one,
-/// and what is built from parts of both allows and denies more than either.
+/// Two states. Of the four datagrams below, each state allows others than the other one, and a
+/// mixture of both allows and denies more than either.
 fn states() -> [Config; 2] {
     let n = |number: &str| of_label("n", number);
     let to = |number: &str| Some(vec![any_port_of(&[n(number)])]);
@@ -87,15 +87,15 @@ fn states() -> [Config; 2] {
     ]
 }
 
-/// From, to, and whether each of the two states lets it pass: the third never does, one end or
-/// the other denying it; the fourth always does, but not with the labels of one state and the
-/// rules of the other.
+/// Source, destination, and whether each of the two states allows the datagram: the third is never
+/// allowed, because one end or the other denies it; the fourth is always allowed, but not with the
+/// labels of one state and the rules of the other.
 const PROBES: [(usize, usize, [bool; 2]); 4] =
     [(0, 1, [true, false]), (0, 2, [false, true]), (2, 1, [false, false]), (1, 2, [true, true])];
 
-/// Sends every probe, and gives which of them passed.
+/// Sends every probe, and returns which of them arrived.
 fn probe(switch: &mut Switch, round: u16, v6: bool) -> [bool; 4] {
-    // An odd number of connections, so that each is met in both states.
+    // An odd number of connections, so that each is evaluated in both states.
     let sport = 2000 + round % 63;
     for (number, (from, to, _)) in PROBES.into_iter().enumerate() {
         let ports = (sport, 1000 + number as u16);
@@ -123,7 +123,7 @@ fn expected(state: usize) -> [bool; 4] {
 }
 
 #[test]
-fn the_next_poll_is_judged_by_the_new_state() {
+fn the_next_poll_is_evaluated_with_the_new_state() {
     let states = states();
     let mut switch = Switch::new(&states[0]);
     for round in 0..2000u16 {
@@ -154,7 +154,7 @@ fn no_packet_sees_a_mixture_of_two_states() {
             for flip in 0..FLIPS {
                 control.apply(&states[(flip % 2) as usize]).expect("valid");
                 flips.store(flip, Ordering::Relaxed);
-                // Some states are sure to see packets, the others come at any moment.
+                // Some states are certain to see packets; the others change at any moment.
                 let seen = rounds.load(Ordering::Relaxed);
                 while flip % 10 < 2 && rounds.load(Ordering::Relaxed) == seen {
                     std::thread::yield_now();
@@ -165,7 +165,8 @@ fn no_packet_sees_a_mixture_of_two_states() {
         let mut flip = 0;
         while !done.load(Ordering::Relaxed) {
             let round = rounds.fetch_add(1, Ordering::Relaxed);
-            // Enough was seen of this state: on few cores the other thread should run.
+            // This state has seen enough packets: with few cores the other thread needs time to
+            // run.
             if round.is_multiple_of(16) {
                 let latest = flips.load(Ordering::Relaxed);
                 if latest == flip {
@@ -174,7 +175,8 @@ fn no_packet_sees_a_mixture_of_two_states() {
                 flip = latest;
             }
             let passed = probe(&mut switch, round as u16, round % 2 == 1);
-            // Each port is a burst of its own: only what one pod sent is judged by one state.
+            // Each port is a burst of its own: only the packets of one pod are evaluated with one
+            // state.
             match passed {
                 [true, false, false, true] => first += 1,
                 [false, true, false, true] => second += 1,
@@ -188,7 +190,7 @@ fn no_packet_sees_a_mixture_of_two_states() {
     println!("{FLIPS} flips, verdicts: {first} of one state, {second} of the other");
     assert_eq!(outside, 0, "verdicts of neither state");
     assert!(first > FLIPS / 20 && second > FLIPS / 20, "both were in force: {first}, {second}");
-    // All four were judged, whatever the verdict.
+    // All four were evaluated, with any verdict.
     let total = (first + second) * 4;
     let sum = |of: fn(&podswitch_core::stats::WorkerCounters) -> u64| {
         control.workers().map(|w| of(&w.counters)).sum::<u64>()
@@ -213,7 +215,7 @@ enum Kind {
     Echo,
 }
 
-/// Where packets go: the pods, the node, off the cluster, a pod that is not there.
+/// Destinations of packets: the pods, the node, off-cluster addresses, a pod that does not exist.
 fn place(to: usize, v6: bool) -> IpAddr {
     let text = match (to, v6) {
         (0..3, false) => return pod_v4(to).into(),
@@ -272,7 +274,7 @@ fn a_state() -> impl Strategy<Value = Config> {
     })
 }
 
-/// The frame of a step, from the node's port as if it came from off the cluster.
+/// The frame of a step; from the node's port, as if it came from off the cluster.
 fn frame_of(from: usize, to: usize, (sport, dport): (u16, u16), kind: Kind, v6: bool) -> Vec<u8> {
     let source = if from == HOST { place(4, v6) } else { place(from, v6) };
     let destination = place(to, v6);
@@ -282,7 +284,7 @@ fn frame_of(from: usize, to: usize, (sport, dport): (u16, u16), kind: Kind, v6: 
         Kind::Sctp => {
             let mut message = [&sport.to_be_bytes()[..], &dport.to_be_bytes()].concat();
             message.extend([0; 28]);
-            // DATA: an INIT is evaluated in its own direction, whatever is remembered.
+            // DATA: an INIT is evaluated in its own direction, independent of known connections.
             message[12..16].copy_from_slice(&[0, 3, 0, 20]);
             (proto::SCTP, message)
         }
@@ -297,7 +299,7 @@ fn frame_of(from: usize, to: usize, (sport, dport): (u16, u16), kind: Kind, v6: 
     frames::ethernet(GATEWAY, mac, frames::ethertype(source), &packet)
 }
 
-/// What every packet comes to if nothing is remembered but who opened which connection.
+/// The result for every packet if only the opener of each connection is remembered.
 #[derive(Default)]
 struct Uncached(HashMap<FlowKey, (Pinned, Direction)>);
 
@@ -311,7 +313,7 @@ impl Uncached {
                 self.0.entry(pinned.reply).or_insert((pinned, Direction::Reply));
                 Fate::Sent(plan.out)
             }
-            Decision::Gateway => panic!("nobody calls the gateway here"),
+            Decision::Gateway => panic!("no packet goes to the gateway here"),
             Decision::Drop(denial) => Fate::Dropped(denial.reason),
         }
     }
@@ -323,14 +325,14 @@ enum Fate {
     Dropped(DropReason),
 }
 
-/// What the switch did with a frame: the port by which it left, or why it did not.
+/// The result for a frame: the port by which it left, or the drop reason.
 fn real_fate(switch: &mut Switch, from: usize, frame: &[u8]) -> Fate {
     switch.send(from, frame);
     let left: Vec<u16> =
         (0..4u16).flat_map(|port| vec![port; switch.recv(usize::from(port)).len()]).collect();
     match (&switch.dropped()[..], &left[..]) {
         ([], [port]) => Fate::Sent(PortId(*port)),
-        // The sender may have been told.
+        // The sender may have got an error.
         ([(_, reason)], _) => Fate::Dropped(*reason),
         other => panic!("{other:?}"),
     }

@@ -1,5 +1,5 @@
-//! What a policy's counters count: what allowed a connection once, when it is opened; what denied a
-//! packet for every denied packet. Evaluation by itself counts nothing.
+//! The counters of a policy: the rule that allowed a connection counts once, when it is opened; the
+//! rule that denied a packet counts every denied packet. Evaluation by itself counts nothing.
 
 use podswitch_testkit::rig;
 
@@ -50,8 +50,8 @@ fn counts(switch: &Switch) -> Vec<(Direction, Option<usize>, u64)> {
     counts.map(|count| (count.direction, count.rule, count.decided)).collect()
 }
 
-/// Rules that never matched are listed with those that did, but no rule of policies that apply to no pod here. What such
-/// a policy counted before stays.
+/// Rules that never matched are listed with those that did, except rules of policies that apply to
+/// no pod here. Earlier counts of such a policy are kept.
 #[test]
 fn rules_that_never_matched_are_listed() {
     let mut config = isolated(&[53, 54]);
@@ -84,7 +84,7 @@ fn rules_that_never_matched_are_listed() {
         "NetworkPolicy/default/more ingress 0",
     ];
     assert_eq!(listed(&switch), expected.map(str::to_owned).into());
-    // Without pods none applies: what was counted is left.
+    // Without pods no policy applies: only the earlier counts are left.
     config.endpoints.clear();
     switch.control.apply(&config).expect("a good state");
     assert_eq!(listed(&switch), [expected[2], expected[5]].map(str::to_owned).into());
@@ -150,9 +150,9 @@ fn an_allowed_connection_is_counted_once_by_each_direction_that_was_evaluated() 
     assert_eq!(switch.dropped(), []);
 }
 
-/// Nothing remembers a denied flow, so each of its packets is an attempt of its own.
+/// A denied flow is not remembered, so each of its packets is an attempt of its own.
 #[test]
-fn every_denied_packet_is_counted_by_what_denied_it() {
+fn every_denied_packet_is_counted_by_the_rule_that_denied_it() {
     let mut switch = Switch::new(&isolated(&[53]));
     for _ in 0..12 {
         switch.send(0, &udp4(0, pod_v4(1), (1000, 54), b"x"));
@@ -162,9 +162,9 @@ fn every_denied_packet_is_counted_by_what_denied_it() {
     assert_eq!(switch.control.connections().len(), 0);
 }
 
-/// The egress rule that allowed the packet let no connection out.
+/// The egress rule allowed the packet, but no connection was opened.
 #[test]
-fn what_allowed_a_packet_that_was_then_denied_is_not_counted() {
+fn a_rule_that_allowed_a_packet_later_denied_is_not_counted() {
     let mut config = isolated(&[53, 54]);
     let mut policy = (*config.policies[0]).clone();
     policy.ingress = policy.ingress.map(|mut rules| rules.drain(..1).collect());
@@ -274,7 +274,7 @@ fn counts_of_an_earlier_process_are_added_by_name() {
     let packet = ip(a, b, 17, 64, None, &udp(a, b, (1000, 9), b"x"));
     next.send(0, &framed(0, &packet));
     next.control.restore_counts(&before, &[]);
-    // Its second rule is gone; what no rule matched stays.
+    // Its second rule does not exist any more; the count of packets that no rule matched is kept.
     let expected = [(Egress, None, 1), (Egress, Some(0), 2), (Ingress, Some(0), 2)];
     assert_eq!(counts(&next), expected);
     let mut other = isolated(&[9, 10]);

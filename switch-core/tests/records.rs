@@ -1,4 +1,4 @@
-//! Records of dropped frames: what they say, and that they add up at any rate.
+//! Records of dropped frames: their content, and that they are complete at any rate.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Recorded {
         self.recorder.published(self.switch.control.snapshot());
     }
 
-    /// Everything recorded until now.
+    /// Everything recorded so far.
     fn records(&mut self) -> Vec<DropRecord> {
         let mut records = Vec::new();
         self.recorder.read(|record| records.push(record));
@@ -170,9 +170,9 @@ fn a_rule_that_allows_other_ports_is_no_denying_rule() {
     assert_eq!(*record.isolated_by, ["NetworkPolicy/default/dns".into()]);
 }
 
-/// Rows are collected a reading later, and by then other states may be in force.
+/// Rows are collected one reading later, and other states may be in force by then.
 #[test]
-fn rows_have_the_names_of_their_time() {
+fn rows_have_the_names_of_their_snapshot() {
     let mut config = config();
     config.policies = vec![policy("first", Some(vec![]), None)];
     let mut recorded = Recorded::new(&config, 1);
@@ -191,7 +191,8 @@ fn rows_have_the_names_of_their_time() {
     assert_eq!(*row.isolated_by, ["NetworkPolicy/default/first".into()]);
 }
 
-/// The law, with two workers, many reasons and ends, and a reader that comes late or not at all.
+/// The invariant, with two workers, many reasons and ends, and a reader that is late or does not
+/// read.
 #[test]
 fn records_add_up_under_a_flood() {
     let mut config = config();
@@ -225,7 +226,7 @@ fn records_add_up_under_a_flood() {
             recorded.switch.send_by(usize::from(n / 7 % 2), 0, &frame);
             sent += 1;
         }
-        // Every other round nobody reads.
+        // Nobody reads in every second round.
         if round % 2 == 0 {
             add(recorded.records());
         }

@@ -1,5 +1,5 @@
-//! The server speaks first after a restart, and its connection may be a Service's: nothing reaches
-//! the client untranslated (S15), nothing hangs, and what its client still has goes on.
+//! The server sends first after a restart, and its connection may be a Service's: nothing reaches the client
+//! untranslated (S15), nothing hangs, and connections that the client still has continue.
 
 use podswitch_testkit::rig;
 
@@ -21,7 +21,7 @@ const CLIENT: usize = 0;
 const SERVER: usize = 1;
 const OTHER: usize = 2;
 
-/// A segment with data from the server to what it takes for its client, by the server's port.
+/// A segment with data from the server's port to the address that it takes for its client.
 fn push(switch: &mut Switch, family: usize, to: SocketAddr) {
     let from = at(addresses(SERVER)[family], 8080);
     let data = frames::tcp(from.ip(), to.ip(), (from.port(), to.port()), (7000, 300, ACK), b"news");
@@ -42,13 +42,13 @@ fn dropped(switch: &mut Switch, port: usize, reason: DropReason) {
     assert_eq!(switch.dropped(), [(port as u16, reason)]);
 }
 
-/// The client sends a segment that carries nothing.
+/// The client sends a segment without data.
 fn say(switch: &mut Switch, from: SocketAddr, to: SocketAddr, fields: (u32, u32, u8)) {
     switch.send(CLIENT, &framed(CLIENT, &segment(from, to, fields)));
 }
 
 #[test]
-fn what_the_client_still_has_goes_on() {
+fn connections_of_the_client_continue() {
     for family in FAMILIES {
         let mut switch = Switch::new(&config(&[SERVER, OTHER]));
         let service = at(vip(family), 80);
@@ -57,7 +57,7 @@ fn what_the_client_still_has_goes_on() {
         let (frame, asked) = one(&mut switch, CLIENT);
         ends(&asked.key, service, client(family));
         assert_eq!(frame.len(), usize::from(asked.payload), "carries nothing");
-        // What comes meanwhile asks no more.
+        // Segments in the meantime cause no further probes.
         push(&mut switch, family, client(family));
         dropped(&mut switch, SERVER, TcpInvalidState);
         quiet(&mut switch);
@@ -76,7 +76,7 @@ fn what_the_client_still_has_goes_on() {
 }
 
 #[test]
-fn a_connection_straight_to_the_pod_goes_on_too() {
+fn a_connection_directly_to_the_pod_continues_too() {
     for family in FAMILIES {
         let mut switch = Switch::new(&config_with(
             vec![service("web", vip), service("second", second_vip)],
@@ -91,7 +91,7 @@ fn a_connection_straight_to_the_pod_goes_on_too() {
             dropped(&mut switch, CLIENT, TcpInvalidState);
             quiet(&mut switch);
         }
-        // However late the server tries again.
+        // No matter how late the server tries again.
         switch.pass_slowly(60);
         push(&mut switch, family, client(family));
         let (_, news) = one(&mut switch, CLIENT);
@@ -101,9 +101,9 @@ fn a_connection_straight_to_the_pod_goes_on_too() {
     }
 }
 
-/// Another backend learns nothing by guessing: it must know what the client's own sent and had.
+/// Another backend cannot take over by guessing: it must know the client's sequence numbers.
 #[test]
-fn nobody_takes_over_by_guessing() {
+fn nobody_can_take_over_by_guessing() {
     for family in FAMILIES {
         let mut switch = Switch::new(&config(&[SERVER, OTHER]));
         let service = at(vip(family), 80);
@@ -118,7 +118,7 @@ fn nobody_takes_over_by_guessing() {
             quiet(&mut switch);
         }
         assert_eq!(switch.control.connections().len(), 0);
-        // A connection of the client's own is not asked for.
+        // A connection that the client has itself is not probed.
         let mut switch = Switch::new(&config(&[OTHER]));
         say(&mut switch, client(family), service, (100, 0, SYN));
         assert_eq!(switch.recv(OTHER).len(), 1);
@@ -129,10 +129,10 @@ fn nobody_takes_over_by_guessing() {
     }
 }
 
-/// Behind the node's address or the gateway's was a client that nothing tells any more, and off the
-/// cluster one that is not found: the server is told.
+/// The client behind the node's or the gateway's address is not known any more, and an off-cluster client cannot be
+/// found: the server gets a reset.
 #[test]
-fn a_server_whose_client_is_lost_is_told() {
+fn a_server_whose_client_is_lost_gets_a_reset() {
     for family in FAMILIES {
         for to in [at(node(family), 50_000), at(gateway(family), 50_000), at(outside(family), 999)]
         {
@@ -149,9 +149,9 @@ fn a_server_whose_client_is_lost_is_told() {
 }
 
 /// A client outside the cluster whose address the Service keeps (policy Local) is found by its own answer, and its
-/// connection goes on.
+/// connection continues.
 #[test]
-fn a_client_outside_the_cluster_goes_on() {
+fn a_client_outside_the_cluster_continues() {
     for family in FAMILIES {
         let mut web = service("web", vip);
         web.kind = ServiceType::NodePort;
@@ -167,7 +167,7 @@ fn a_client_outside_the_cluster_goes_on() {
             assert_eq!(frame.len(), usize::from(asked.payload), "carries nothing");
             quiet(&mut switch);
             if !answers {
-                // It knows nothing of it: the server's connection is straight to it, and goes on.
+                // The client does not have it: the server's connection is directly to it, and continues.
                 switch.send(HOST, &framed(HOST, &segment(outside, front, (300, 0, RST))));
                 dropped(&mut switch, HOST, TcpInvalidState);
                 push(&mut switch, family, outside);
@@ -185,17 +185,17 @@ fn a_client_outside_the_cluster_goes_on() {
     }
 }
 
-/// Where the Service hides the client behind the node's address, the client cannot be served on: whatever it sends is
-/// answered by a reset that it accepts, and nothing of it reaches the server.
+/// If the Service masquerades the client with the node's address, the connection cannot continue: each segment of the
+/// client gets a reset that it accepts, and nothing reaches the server.
 #[test]
-fn a_client_that_is_masqueraded_is_told() {
+fn a_masqueraded_client_gets_a_reset() {
     for family in FAMILIES {
         let mut web = service("web", vip);
         web.kind = ServiceType::NodePort;
         web.ports[0].node_port = Some(30_080);
         let (front, outside) = (at(node(family), 30_080), at(outside(family), 999));
         let mut switch = Switch::new(&config_with(vec![web], &[SERVER]));
-        // What the control plane has a client outside asked by, and its answer.
+        // A probe to a client outside the cluster, sent by the control plane, and its answer.
         let question = framed(HOST, &segment(front, outside, (1, 1, ACK)));
         switch.control.send(PortId(HOST as u16), &question);
         switch.pass(Duration::from_millis(1));
@@ -212,9 +212,9 @@ fn a_client_that_is_masqueraded_is_told() {
     }
 }
 
-/// The node's own processes are clients like pods; node ports and host ports are asked for as well.
+/// The node's own processes are clients like pods; node ports and host ports are probed as well.
 #[test]
-fn every_address_that_it_may_be_known_by_is_asked_for() {
+fn every_possible_address_is_probed() {
     for family in FAMILIES {
         let mut web = service("web", vip);
         web.kind = ServiceType::NodePort;
@@ -262,7 +262,7 @@ fn every_address_that_it_may_be_known_by_is_asked_for() {
 }
 
 #[test]
-fn what_policy_denies_is_not_asked_for() {
+fn connections_that_policy_denies_are_not_probed() {
     for family in FAMILIES {
         let mut config: Config = config(&[SERVER]);
         config.policies = vec![Arc::new(NetworkPolicy {

@@ -1,6 +1,6 @@
-//! Services at their limits: floods, exhausted ports, tables that are full; and two workers that
-//! meet the same connection at once (T-C5, T-N1, T-N4, S9, S16).
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! Services at their limits: floods, exhausted ports, full tables; and two workers that receive
+//! packets of the same connection at once (T-C5, T-N1, T-N4, S9, S16).
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -72,8 +72,8 @@ impl Living {
     }
 }
 
-/// A SYN of `pod` to the Service: whether it came to the backend, translated, or why not. Nothing
-/// comes out anywhere untranslated.
+/// A SYN of `pod` to the Service: whether it arrived at the backend, translated, or the drop
+/// reason. Nothing is sent untranslated.
 fn syn(switch: &mut Switch, pod: usize, port: u16) -> Result<(), DropReason> {
     let f = usize::from(port % 2);
     let (client, vip) = (at(addresses(pod)[f], port), at(vip(f), 80));
@@ -94,9 +94,9 @@ fn syn(switch: &mut Switch, pod: usize, port: u16) -> Result<(), DropReason> {
     }
 }
 
-/// A pod's flood takes the places of its own half-open connections, no more than its share of them.
+/// A pod's flood replaces its own half-open connections, and uses no more than its share.
 #[test]
-fn a_flood_from_one_pod_stays_its_own_trouble() {
+fn a_flood_from_one_pod_affects_only_that_pod() {
     let mut switch = limited(&config(&[2]), SMALL);
     let living: Vec<_> =
         (0..10).map(|n| Living::open(&mut switch, n % 2, 1000 + n as u16)).collect();
@@ -123,14 +123,14 @@ fn a_full_table_refuses_new_connections_and_keeps_the_old() {
     let refused = living.iter().filter(|one| one.is_none()).count() as u64;
     assert_eq!(switch.count(|c| c.dropped(ConnectionLimit)), refused);
     living.iter().flatten().for_each(|one| one.is_well(&mut switch));
-    // Others take of the rest likewise; whoever has none finds room.
+    // Other pods likewise use what is left; a pod without connections finds room.
     let second: Vec<_> = (0..512).map(|n| Living::open_or_not(&mut switch, 1, 1000 + n)).collect();
     assert_eq!(second.iter().flatten().count(), 128);
     living.iter().chain(&second).flatten().for_each(|one| one.is_well(&mut switch));
     switch.assert_adds_up();
 }
 
-/// Has a datagram answered by whoever got it, so that its connection is alive.
+/// Sends a reply to a datagram, so that its connection is alive.
 fn answer(switch: &mut Switch, port: usize) -> bool {
     let frames = switch.recv(port);
     let Some(frame) = frames.first() else { return false };
@@ -140,7 +140,7 @@ fn answer(switch: &mut Switch, port: usize) -> bool {
     true
 }
 
-/// A pod may use up its share of the ports that hide clients, never those of others.
+/// A pod may use up its own share of the masquerading ports, never those of others.
 #[test]
 fn one_pod_does_not_take_all_source_ports() {
     for f in FAMILIES {
@@ -168,13 +168,13 @@ fn one_pod_does_not_take_all_source_ports() {
         assert_eq!((0..200).filter(|n| ask(0, 1000 + n, 53)).count(), 50);
         assert_eq!((0..200).filter(|n| ask(1, 1000 + n, 53)).count(), 25);
         assert!(ask(2, 1000, 53) && ask(2, 1001, 53));
-        assert!(ask(0, 1000, 53), "what lives goes on");
+        assert!(ask(0, 1000, 53), "live connections continue");
         // The same address and ports serve another destination.
         assert_eq!((0..200).filter(|n| ask(0, 1000 + n, 54)).count(), 50);
     }
 }
 
-/// Two Services with one backend outside the cluster, one port of the client: the mapping that
+/// Two Services with one backend outside the cluster, and one port of the client: the mapping that
 /// all its connections share cannot serve both (S16, RFC 4787 REQ-1).
 #[test]
 fn two_services_one_external_backend_one_client_port() {
@@ -228,13 +228,13 @@ fn masqueraded_protocols_without_ports_get_their_answers() {
         let key = one(&mut switch, HOST).1.key;
         switch.send(HOST, &framed(HOST, &gre(outside(f), key.src_addr())));
         assert_eq!(one(&mut switch, 0).1.key.dst_addr(), addresses(0)[f]);
-        // Another pod and the same peer: its answers could not be told apart.
+        // Another pod and the same peer: its replies could not be distinguished.
         switch.send(1, &framed(1, &gre(addresses(1)[f], outside(f))));
         assert_eq!(switch.dropped(), [(1, NatPortsExhausted)]);
     }
 }
 
-/// Whatever worker a client's connections arrive at, its pin is the same one.
+/// A client's pin is the same on every worker.
 #[test]
 fn affinity_is_shared_by_workers() {
     for f in FAMILIES {
@@ -255,7 +255,7 @@ fn affinity_is_shared_by_workers() {
         switch.control.apply(&config_with(vec![web.clone()], &rest)).unwrap();
         let other = ask(&mut switch, 1);
         switch.control.apply(&full).unwrap();
-        // Not the hash's choice, but where the other worker pinned it.
+        // Not the backend that the hash selects, but the one to which the other worker pinned it.
         for worker in [0, 1, 0] {
             assert_eq!(ask(&mut switch, worker), other);
         }
@@ -264,11 +264,11 @@ fn affinity_is_shared_by_workers() {
     }
 }
 
-/// Two datagrams at once from one port, at two workers on threads of their own, while backends'
-/// weights change (T-N4): one connection, one backend, and both arrive.
+/// Two datagrams at once from one port, on two workers on threads of their own, while the weights
+/// of backends change (T-N4): one connection, one backend, and both arrive.
 #[test]
 fn two_first_packets_at_two_workers_make_one_connection() {
-    // As many as a worker takes at once, so that the other one gets their twins.
+    // As many as one worker receives at once, so that the other one gets the second datagrams.
     const BURST: u16 = 64;
     const FLOWS: u16 = 250 * BURST;
     let mut switch = Switch::with_workers(&config(&[1, 2]), 2);
@@ -342,15 +342,16 @@ fn collect(
         while let Some(frame) = ports[backend].recv_frame() {
             let key = parse(&frame, &HashKey::new(1)).unwrap().key;
             let f = usize::from(key.src_addr().is_ipv6());
-            // The frame says whom it is for, and the port that it left by is that one's.
+            // The frame contains the expected pod, and it must have left by that pod's port.
             assert_eq!(at(key.dst_addr(), key.dst_port), at(addresses(backend)[f], 8080));
             arrived.entry((f == 1, key.src_port)).or_default().push(backend);
         }
     }
 }
 
-/// Off-cluster clients whose living connections fill a NodePort's source ports are refused, each with
-/// its reason; pods, which need none, are not, and neither are those of another backend.
+/// Off-cluster clients with live connections use up a NodePort's source ports. Further ones are
+/// refused, each with its reason. Pods, which need none, are not refused, and neither are clients
+/// of another backend.
 #[test]
 fn exhausted_source_ports_leave_others_alone() {
     let node_port = |name: &str, vip: fn(usize) -> IpAddr, port: u16| {

@@ -1,9 +1,10 @@
-//! Services under load: endpoints that change thousands of times under living connections, the
-//! spread and the needless moves of new ones, and as many connections as memory holds.
+//! Services under load: endpoints that change thousands of times while connections live, the
+//! distribution and the unnecessary moves of new connections, and as many connections as memory
+//! holds.
 //!
 //! `PODSWITCH_LOAD_CONNECTIONS=1000000 cargo test --release -p podswitch-core --test service_load`
 //! opens a million connections instead of a hundred thousand.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -23,10 +24,10 @@ use rig::random::Rng;
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed, pod_mac};
 
-/// The rig's pods call, these serve: each has a port behind the rig's own.
+/// The rig's pods are clients; these are servers, each with a port behind the rig's own.
 const BACKENDS: std::ops::Range<usize> = HOST + 1..HOST + 17;
 
-/// The rig's node with sixteen pods more.
+/// The rig's node with sixteen additional pods.
 fn wide() -> Config {
     let mut config = rig::config();
     for n in BACKENDS {
@@ -44,7 +45,7 @@ fn wide() -> Config {
     config
 }
 
-/// One endpoint of the Service in both families, and which of two slices describes it.
+/// One endpoint of the Service in both families, and which of two slices contains it.
 #[derive(Clone, Copy)]
 struct State {
     slice: usize,
@@ -53,7 +54,7 @@ struct State {
     weight: u16,
 }
 
-/// What the manifests say, changed one object at a time.
+/// The content of the manifests, changed one object at a time.
 struct World {
     endpoints: HashMap<usize, State>,
 }
@@ -88,12 +89,12 @@ impl World {
         [0, 1].into_iter().flat_map(|s| FAMILIES.map(|f| self.slice(s, f))).collect()
     }
 
-    /// Datagrams go on to it.
+    /// Whether existing flows of datagrams continue to it.
     fn serves(&self, backend: usize) -> bool {
         self.endpoints.get(&backend).is_some_and(|state| state.serving || state.ready)
     }
 
-    /// One thing happens to one endpoint; at least four are left as they should be.
+    /// Makes one random change to one endpoint; at least four stay usable.
     fn happens(&mut self, rng: &mut Rng) {
         let n = BACKENDS.start + rng.below(BACKENDS.len());
         let good = self.endpoints.values().filter(|s| s.ready && s.weight > 0).count();
@@ -114,7 +115,7 @@ impl World {
     }
 }
 
-/// A connection to the Service, and the backend that it was given.
+/// A connection to the Service, and its backend.
 #[derive(Clone, Copy)]
 struct Call {
     family: usize,
@@ -125,7 +126,7 @@ struct Call {
 }
 
 impl Call {
-    /// Sends from the client by a worker: which backend it reached.
+    /// Sends from the client through a worker; returns the backend that it reached.
     fn ask(&self, switch: &mut Switch, worker: usize, flags: u8) -> usize {
         let (from, to) =
             (at(addresses(self.pod)[self.family], self.port), at(vip(self.family), 80));
@@ -144,10 +145,11 @@ impl Call {
         });
         let one = reached.next();
         assert_eq!(reached.next(), None);
-        one.unwrap_or_else(|| panic!("nobody reached: {:?}", switch.dropped()))
+        one.unwrap_or_else(|| panic!("no backend reached: {:?}", switch.dropped()))
     }
 
-    /// The backend answers by a worker; the client must hear the Service.
+    /// The backend replies through a worker; the client must get the reply from the Service's
+    /// address.
     fn answer(&self, switch: &mut Switch, worker: usize, flags: u8) {
         let client = at(addresses(self.pod)[self.family], self.port);
         let backend = at(addresses(self.backend)[self.family], 8080);
@@ -170,11 +172,11 @@ impl Call {
         self
     }
 
-    /// Both ways once more. TCP stays where it is; datagrams stay while they are served.
+    /// Sends in both directions again. TCP keeps its backend; datagrams keep it while it serves.
     fn goes_on(&mut self, switch: &mut Switch, world: &World, workers: (usize, usize)) {
         let reached = self.ask(switch, workers.0, ACK);
         if self.protocol == proto::TCP || world.serves(self.backend) {
-            assert_eq!(reached, self.backend, "a connection to a living backend broke");
+            assert_eq!(reached, self.backend, "a connection to a live backend broke");
         } else {
             assert!(world.serves(reached), "moved to one that does not serve");
             self.backend = reached;
@@ -218,7 +220,8 @@ fn endpoints_churn_while_connections_live() {
             moved += u32::from(calls[at].backend != before);
         }
         if change % 50 == 0 {
-            // Some end, others begin, and what begins takes an endpoint that takes connections.
+            // Some connections end, others begin, and new ones get an endpoint that accepts
+            // connections.
             let at = rng.below(calls.len());
             calls[at] = fresh(&mut switch, &mut rng);
             let state = world.endpoints[&calls[at].backend];
@@ -236,7 +239,7 @@ fn endpoints_churn_while_connections_live() {
     switch.assert_adds_up();
 }
 
-/// Chi-square with 15 degrees of freedom: 37.7 at a thousandth. By client port and by address.
+/// Chi-square with 15 degrees of freedom: 37.7 at the 99.9 % point. By client port and by address.
 #[test]
 fn connections_spread_evenly_over_sixteen_backends() {
     let config = Config { slices: World::new().slices(), ..wide() };
@@ -278,10 +281,10 @@ fn numbered(n: u32, family: usize) -> IpAddr {
     }
 }
 
-/// S18 at the Service: of a thousand endpoints one goes, in whatever way endpoints go; connections
-/// that are opened later find theirs where they would have found it, all but a percent or two,
-/// which is what the paper's method moves at that size (its figure 12, and `maglev`'s own tests,
-/// which compare with the paper's pseudocode slot by slot).
+/// S18 for a Service: one of a thousand endpoints is removed, in any of the ways in which endpoints
+/// are removed. Connections opened later find the same backends as before, except one or two
+/// percent, which the paper's method moves at that size (its figure 12; `maglev`'s own tests
+/// compare with the paper's pseudocode slot by slot).
 #[test]
 fn losing_one_of_a_thousand_endpoints_moves_few() {
     let whole = |f: usize, change: &dyn Fn(usize, &mut Endpoint), slices: usize| -> Config {
@@ -350,13 +353,13 @@ fn resident_kib() -> u64 {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
-/// So many connections at once through Services, from several pods and the node, both families;
-/// none is lost or mistaken for another.
+/// This many connections at once through Services, from several pods and the node, both families;
+/// none is lost or mixed up with another.
 #[test]
 fn as_many_connections_as_there_is_room_for() {
     let asked = std::env::var("PODSWITCH_LOAD_CONNECTIONS").ok();
     let count: u32 = asked.map_or(100_000, |n| n.parse().expect("a number"));
-    // Four Services with target ports of their own: else two of them with one backend and one
+    // Four Services with target ports of their own: otherwise two of them with one backend and one
     // client port would need translated ports (S16), of which there are fewer.
     const SERVICES: u32 = 4;
     let mut config = wide();
@@ -375,7 +378,7 @@ fn as_many_connections_as_there_is_room_for() {
     }
     let room = count + 1024;
     let limits = Limits {
-        // A client has at most as many as are free.
+        // A client has at most as many as are left.
         connections: room + room / 2,
         connections_per_port: room,
         flows: 2 * room as usize,

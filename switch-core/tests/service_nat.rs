@@ -1,5 +1,5 @@
 //! Translation on the engine: fragments, ICMP errors, source ports and masquerading, both families.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -15,7 +15,7 @@ use rig::services::*;
 use rig::{HOST, HOST_MAC, Switch, addresses, framed};
 
 #[test]
-fn fragments_of_translated_datagrams_go_one_way() {
+fn fragments_of_translated_datagrams_have_one_destination() {
     for f in FAMILIES {
         let mut switch = Switch::new(&config(&[1, 2]));
         let (client, body) = (addresses(0)[f], [7u8; 100]);
@@ -48,7 +48,7 @@ fn fragments_of_translated_datagrams_go_one_way() {
     }
 }
 
-/// ICMP errors about translated packets, from the backend and from a router, and about answers.
+/// ICMP errors about translated packets, from the backend and from a router, and about replies.
 #[test]
 fn icmp_errors_are_translated_outside_and_inside() {
     for f in FAMILIES {
@@ -67,13 +67,13 @@ fn icmp_errors_are_translated_outside_and_inside() {
             let quote = &frame[usize::from(parsed.payload)..parsed.end as usize];
             let quoted = parse_quoted(quote, parsed.network, &HashKey::new(1)).unwrap();
             ends(&quoted.key, at(client, 4000), at(vip(f), 80));
-            // What is quoted is whole, so its own checksums can be looked at too.
+            // The quoted packet is complete, so its own checksums can be checked, too.
             let ethertype = if f == 0 { 0x0800 } else { 0x86dd };
             let inner = rig::frames::ethernet(rig::GATEWAY, HOST_MAC, ethertype, quote);
             let inner_parsed = parse(&inner, &HashKey::new(1)).expect("the quoted header holds");
             assert!(verify_l4(&inner, &inner_parsed), "inner checksum, protocol {protocol}");
-            // The client complains about the answer: it arrives as a complaint about what the
-            // backend sent.
+            // The client sends an error about the reply: it arrives as an error about the packet
+            // that the backend sent.
             let answer = match protocol {
                 proto::TCP => segment(at(backend, 8080), at(client, 4000), (9, 101, SYN | ACK)),
                 _ => packet(protocol, (backend, 8080), (client, 4000)),
@@ -94,7 +94,8 @@ fn icmp_errors_are_translated_outside_and_inside() {
     }
 }
 
-/// A router on the way to a hidden client's peer speaks for itself (traceroute, PMTU discovery).
+/// A router on the way to a masqueraded client's peer keeps its own address (traceroute, PMTU
+/// discovery).
 #[test]
 fn errors_of_routers_keep_their_source() {
     for f in FAMILIES {
@@ -126,7 +127,8 @@ fn errors_of_routers_keep_their_source() {
     }
 }
 
-/// P3: one mapping for all destinations, none for the cluster; pings keep apart by identifier.
+/// P3: one mapping for all destinations, none inside the cluster; pings are distinguished by
+/// identifier.
 #[test]
 fn masquerade_by_the_switch() {
     for f in FAMILIES {
@@ -150,7 +152,7 @@ fn masquerade_by_the_switch() {
         ends(&one(&mut switch, HOST).1.key, at(client, 4000), at(inside, 53));
         switch.send(0, &framed(0, &packet(proto::UDP, (client, 4000), (addresses(2)[f], 53))));
         ends(&one(&mut switch, 2).1.key, at(client, 4000), at(addresses(2)[f], 53));
-        // Echo from two pods with one identifier: each gets its own answer.
+        // Echo requests from two pods with the same identifier: each gets its own reply.
         let (asks, answers): ([u8; 2], [u8; 2]) =
             if f == 0 { ([8, 0], [0, 0]) } else { ([128, 0], [129, 0]) };
         let mut identifiers = Vec::new();

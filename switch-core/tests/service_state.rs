@@ -1,5 +1,5 @@
-//! Services in the control plane: what is wrong is refused with object, field and reason and
-//! changes nothing, and whatever way led to a state, its table is the same.
+//! Services in the control plane: errors are refused with object, field and reason and change
+//! nothing. The table of a state does not depend on the changes that led to the state.
 
 use podswitch_testkit::rig;
 
@@ -59,12 +59,12 @@ fn state() -> Config {
     }
 }
 
-/// What `spoil` makes wrong, as "object: field".
+/// The errors that `spoil` causes, as "object: field".
 fn refused(spoil: impl FnOnce(&mut Config)) -> Vec<String> {
     let mut switch = Switch::new(&state());
     let before = switch.control.snapshot();
     let mut config = state();
-    // Something good besides, that must not come into force by itself.
+    // An additional valid object, which must not be put in force by itself.
     config.services.push(Arc::new(service(77)));
     spoil(&mut config);
     let errors = switch.control.apply(&config).expect_err("is wrong").0;
@@ -80,7 +80,7 @@ fn with(config: &mut Config, change: impl FnOnce(&mut Service)) {
 }
 
 #[test]
-fn what_is_wrong_with_services_is_named() {
+fn errors_of_services_are_named() {
     let s1 = |field: &str| vec![format!("Service/ns/s1: {field}")];
     assert_eq!(refused(|c| with(c, |s| s.ports[0].port = 0)), s1("spec.ports[0].port"));
     assert_eq!(refused(|c| with(c, |s| s.ports.clear())), s1("spec.ports"));
@@ -101,7 +101,7 @@ fn what_is_wrong_with_services_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_slices_and_host_ports_is_named() {
+fn errors_of_slices_and_host_ports_are_named() {
     let slice = |field: &str| vec![format!("EndpointSlice/ns/s1-a: {field}")];
     let change = |change: fn(&mut EndpointSlice)| {
         move |c: &mut Config| change(Arc::make_mut(&mut c.slices[0]))
@@ -134,7 +134,7 @@ fn what_is_wrong_with_slices_and_host_ports_is_named() {
     assert_eq!(refused(|c| c.masquerade = Some(group)), ["Masquerade: ipv4"]);
 }
 
-/// The answer to a client in the cluster, in a word.
+/// The result for a client in the cluster, in a word.
 fn ask(table: &ServiceTable, to: &str) -> String {
     let to: SocketAddr = to.parse().unwrap();
     let key = FlowKey::new(ip("10.1.0.10"), to.ip(), 6, 40_000, to.port()).unwrap();
@@ -147,7 +147,7 @@ fn ask(table: &ServiceTable, to: &str) -> String {
 }
 
 #[test]
-fn all_that_services_depend_on_is_followed() {
+fn changes_of_all_dependencies_are_followed() {
     let mut config = state();
     let mut control = ControlPlane::new(Options::default());
     let mut after = |config: &Config| {
@@ -183,17 +183,17 @@ fn all_that_services_depend_on_is_followed() {
     assert_eq!(ask(&after(&config), "198.51.100.1:80"), "-");
     config.allowed_external_ips = vec!["198.51.100.0/24".parse().unwrap()];
     assert!(ask(&after(&config), "198.51.100.1:80").starts_with("10.1.1."));
-    // Slices that go to another Service.
+    // Slices that move to another Service.
     Arc::make_mut(&mut config.slices[1]).service = "s1".into();
     assert_eq!(ask(&after(&config), "10.96.0.2:80"), "NoEndpoints");
     config.services.clear();
     assert_eq!(ask(&after(&config), "10.96.0.2:80"), "-");
 }
 
-/// The key is the cluster's: every node and every run of a switch chooses the same backend, and
-/// another key others.
+/// The key belongs to the cluster: every node and every run of a switch selects the same backend,
+/// and another key selects others.
 #[test]
-fn the_cluster_key_chooses() {
+fn the_cluster_key_selects_backends() {
     let mut config = state();
     config.slices = vec![Arc::new(slice(1, "s1-a", 1..30))];
     let choices = |config: &Config| -> Vec<String> {
@@ -247,8 +247,8 @@ fn counts_are_read_by_name() {
         text,
         [
             "Pod/default/p0 8443/TCP [(10.1.0.10:443, 1)] 0 0 0",
-            // What a worker on the table before counted for a backend that is gone is told of when
-            // its place is given away.
+            // The count that a worker with the previous table made for a removed backend is
+            // reported when its slot is reused.
             "Service/ns/s1 80/TCP [(10.1.1.6:8080, 1)] 0 0 0",
             "Service/ns/s3 80/TCP [] 0 1 1",
         ]
@@ -314,7 +314,7 @@ fn build(picks: &Picks) -> Config {
     config
 }
 
-/// Every answer of a table that the states above can lead to.
+/// Every result of a table that the states above can lead to.
 fn answers(table: &ServiceTable) -> Vec<String> {
     let clusters = (0..7).flat_map(|n| [80, 81].map(|p| format!("10.96.0.{n}:{p}")));
     let nodes = [1, 2].into_iter().flat_map(|a| {
@@ -326,7 +326,7 @@ fn answers(table: &ServiceTable) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn whatever_way_led_to_a_state_its_table_is_the_same(
+    fn the_table_of_a_state_does_not_depend_on_its_history(
         steps in prop::collection::vec(picks(), 1..6),
     ) {
         let mut control = ControlPlane::new(Options::default());
@@ -365,7 +365,7 @@ fn counts_and_affinity_are_restored_by_name() {
     assert_eq!(counts.len(), 4);
     assert_eq!((pins.len(), was.affinity(0).len()), (1, 0));
 
-    // One backend and one Service are gone, another has come first.
+    // One backend and one Service were removed, another one is first now.
     let mut next = ControlPlane::new(Options::default());
     config.slices[0] = Arc::new(slice(1, "s1-a", [6, 7]));
     config.services.remove(1);
@@ -394,7 +394,7 @@ fn counts_and_affinity_are_restored_by_name() {
     let now = next.clock().now().as_secs() as u32;
     assert_eq!(next.shared().affinity.get(id("Service/ns/s3"), client, now), Some(backend));
     assert_eq!(next.shared().affinity.len(), 1);
-    // A Service that has lost its affinity has none.
+    // A Service without affinity any more has no pinned clients.
     config.services.pop();
     config.services.push(Arc::new(service(3)));
     let mut last = ControlPlane::new(Options::default());

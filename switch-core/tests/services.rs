@@ -1,5 +1,5 @@
 //! Services on the engine: frames in, frames out, both families. Addresses, endpoints, changes.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -61,10 +61,10 @@ fn connections_spread_over_the_backends_and_stay_with_theirs() {
             at_backend[got] += 1;
             first.push(got);
         }
-        // Chi-square with one degree of freedom: 10.8 at a thousandth.
+        // Chi-square with one degree of freedom: 10.8 at the 99.9 % point.
         let skew = (at_backend[1] as f64 - 200.0).powi(2) / 200.0 * 2.0;
         assert!(skew < 10.8, "{at_backend:?}");
-        // A third backend takes new connections only.
+        // A third backend gets new connections only.
         let mut more = config(&[1, 2]);
         more.slices = FAMILIES.map(|f| Arc::new(slice("web", f, &[0, 1, 2]))).to_vec();
         switch.control.apply(&more).unwrap();
@@ -76,7 +76,7 @@ fn connections_spread_over_the_backends_and_stay_with_theirs() {
 }
 
 #[test]
-fn nobody_there_is_told_at_once() {
+fn without_backends_the_client_gets_an_error_at_once() {
     for f in FAMILIES {
         let mut switch = Switch::new(&config(&[]));
         let client = addresses(0)[f];
@@ -133,7 +133,7 @@ fn two_services_one_backend_one_client_port() {
                 ends(&parsed.key, at(client, parsed.key.src_port), at(backend, 8080));
                 ports.push(parsed.key.src_port);
             }
-            // A third, not through a Service at all.
+            // A third connection, not through a Service.
             switch.send(0, &framed(0, &packet(protocol, (client, 4000), (backend, 8080))));
             ports.push(one(&mut switch, 1).1.key.src_port);
             assert_eq!(ports.iter().collect::<HashSet<_>>().len(), 3, "{ports:?}");
@@ -214,8 +214,8 @@ fn local_policy_without_a_local_endpoint_drops() {
     }
 }
 
-/// Other nodes are of the cluster, with a tunnel or without: Local policy is not for them (S3),
-/// and where the backend is here they are seen as they are (S8).
+/// Other nodes belong to the cluster, with a tunnel or without: Local policy does not apply to them
+/// (S3), and if the backend is here it sees their own addresses (S8).
 #[test]
 fn other_nodes_are_clients_inside_the_cluster() {
     let mut web = service("web", vip);
@@ -258,7 +258,8 @@ fn load_balancer_source_ranges_and_proxies() {
         switch.send(HOST, &framed(HOST, &packet(proto::UDP, (stranger, 4000), (lb, 80))));
         quiet(&mut switch);
         assert_eq!(switch.dropped(), [(HOST as u16, DropReason::ServiceSourceRange)]);
-        // A proxy's address is not short-circuited (S13): a pod's packet to it leaves by the node.
+        // A packet to a proxy's address is not short-circuited (S13): a pod's packet to it leaves
+        // by the node.
         web.ingress[0].mode = IpMode::Proxy;
         config.services = vec![Arc::new(web)];
         switch.control.apply(&config).unwrap();
@@ -287,8 +288,8 @@ fn host_ports_lead_to_their_pod() {
     }
 }
 
-/// Host ports are at every address of the node, ExternalIPs among them, and at 127.0.0.1 for the node's
-/// own processes; one that is bound to an address is there alone.
+/// Host ports are reachable at every address of the node, including ExternalIPs, and at 127.0.0.1
+/// for the node's own processes; a host port that is bound to an address is reachable only there.
 #[test]
 fn host_ports_at_any_address_of_the_node() {
     let external: [IpAddr; 2] = ["203.0.113.50", "2001:db8:50::1"].map(|a| a.parse().unwrap());
@@ -345,13 +346,13 @@ fn host_ports_at_any_address_of_the_node() {
         if f == 1 {
             continue;
         }
-        // The node's own processes, by whatever address of theirs.
+        // The node's own processes, from any of their addresses.
         assert_eq!(syn(&mut switch, node(0), loopback, 8443, 2), node(0));
         assert_eq!(syn(&mut switch, node(0), loopback, 8445, 2), node(0));
         let seen = syn(&mut switch, loopback, loopback, 8445, 2);
         assert_eq!(seen, node(0), "no pod sees 127.0.0.1");
-        // Nobody else: neither a pod that makes it up nor by another address; nothing else leaves
-        // with it.
+        // Nobody else may use it: neither a pod that forges it nor a client at another address;
+        // nothing else leaves with it.
         assert!(!passed_by(&mut switch, 0, addresses(0)[0], loopback, 8445));
         assert!(!passed_by(&mut switch, HOST, loopback, addresses(2)[0], 8080));
         assert!(!passed_by(&mut switch, HOST, loopback, "127.0.0.2".parse().unwrap(), 8445));
@@ -359,7 +360,7 @@ fn host_ports_at_any_address_of_the_node() {
     }
 }
 
-/// Policy Local keeps the client's address also where the endpoint is a server of the node itself
+/// Policy Local keeps the client's address even if the endpoint is a server of the node itself
 /// (S3); with policy Cluster, and for the node's own processes, the node is the client.
 #[test]
 fn a_server_of_the_node_sees_its_client() {
@@ -388,7 +389,7 @@ fn a_server_of_the_node_sees_its_client() {
             switch.send(HOST, &framed(HOST, &segment(own, at(vip(f), 80), (100, 0, SYN))));
             let key = one(&mut switch, HOST).1.key;
             assert_eq!(key.src_addr(), gateway(f));
-            // What does not come back from a Service goes round no more than before.
+            // A packet that does not come back from a Service is recognised as a loop, as before.
             let stray = ["203.0.113.99", "2001:db8::99"][f].parse().unwrap();
             let stray = segment(at(outside(f), 1), at(stray, 2), (1, 0, SYN));
             switch.send(HOST, &framed(HOST, &stray));
@@ -398,7 +399,7 @@ fn a_server_of_the_node_sees_its_client() {
 }
 
 #[test]
-fn affinity_holds_until_its_time_is_over_and_leaves_a_backend_that_stops() {
+fn affinity_lasts_until_its_timeout_or_until_its_backend_stops() {
     for f in FAMILIES {
         let mut web = service("web", vip);
         web.affinity = Some(100);
@@ -415,7 +416,7 @@ fn affinity_holds_until_its_time_is_over_and_leaves_a_backend_that_stops() {
         for _ in 0..50 {
             assert_eq!(ask(&mut switch), home);
         }
-        // Its pin survives new backends and the hash's opinion of them; without the backend it ends.
+        // Its pin stays when new backends change the hash's selection; without the backend it ends.
         let rest: Vec<usize> = (0..3).filter(|b| *b != home).collect();
         switch.control.apply(&config_with(vec![web.clone()], &rest)).unwrap();
         let other = ask(&mut switch);
@@ -471,9 +472,9 @@ fn udp_leaves_a_backend_that_stops_serving() {
     }
 }
 
-/// TCP to a terminating backend runs on; when the pod is gone the client is told (S11).
+/// TCP to a terminating backend continues; when the pod is removed the client gets a reset (S11).
 #[test]
-fn tcp_runs_on_until_its_backend_is_gone() {
+fn tcp_continues_until_its_backend_is_removed() {
     for f in FAMILIES {
         let mut all = config(&[1]);
         all.node.pod_cidrs.push(cidr("fd00::/64"));
@@ -484,7 +485,7 @@ fn tcp_runs_on_until_its_backend_is_gone() {
         switch.send(1, &framed(1, &segment(backend, client, (500, 101, SYN | ACK))));
         switch.send(0, &framed(0, &segment(client, vip, (101, 501, ACK))));
         assert_eq!((switch.recv(0).len(), switch.recv(1).len()), (1, 2));
-        // Out of the Service, the pod still there: the connection lives.
+        // No longer in the Service, but the pod still exists: the connection continues.
         let mut without = config(&[2]);
         without.node = all.node.clone();
         switch.control.apply(&without).unwrap();
@@ -501,7 +502,7 @@ fn tcp_runs_on_until_its_backend_is_gone() {
     }
 }
 
-/// Nothing that opens no connection is given a backend, nor leaks (S15).
+/// A segment that opens no connection gets no backend, and is not forwarded untranslated (S15).
 #[test]
 fn unknown_and_out_of_window_segments_never_pass() {
     for f in FAMILIES {
@@ -520,7 +521,7 @@ fn unknown_and_out_of_window_segments_never_pass() {
         switch.send(1, &framed(1, &segment(backend, client, (500, 101, SYN | ACK))));
         switch.send(0, &framed(0, &segment(client, vip, (101, 501, ACK))));
         assert_eq!((switch.recv(0).len(), switch.recv(1).len()), (1, 2));
-        // The upstream test's: a segment far outside the window.
+        // The case of the upstream test: a segment far outside the window.
         switch.send(1, &framed(1, &segment(backend, client, (900_000_000, 101, RST | ACK))));
         quiet(&mut switch);
         assert_eq!(switch.dropped(), [(1, DropReason::TcpOutOfWindow)]);

@@ -1,5 +1,5 @@
-//! Services whose backends are on another node: two switches joined by VXLAN, both families.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! Services whose backends are on another node: two switches connected by VXLAN, both families.
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 use podswitch_testkit::rig;
 
@@ -56,7 +56,7 @@ fn add_service(config: &mut Config, backend: usize, local: bool) {
     config.slices = [false, true].map(slice).to_vec();
 }
 
-/// Ingress of pods of node 1's numbers is isolated; `allowed` may come in.
+/// Ingress of pods with node 1's numbers is isolated; `allowed` are the allowed sources.
 fn isolate(config: &mut Config, allowed: IpAddr) {
     let cidr = podswitch_core::config::Cidr::host(allowed);
     let peers = Peers::AnyOf(vec![Peer::IpBlock { cidr, except: Vec::new() }]);
@@ -85,7 +85,7 @@ fn from_outside(pair: &mut Pair, n: usize, packet: &[u8]) {
     pair.0[n].send(UPLINK, &frame);
 }
 
-/// Carries tunnel packets between the two; returns what was for others.
+/// Carries tunnel packets between the two; returns other packets.
 fn carry(pair: &mut Pair) -> Vec<(usize, Vec<u8>)> {
     let mut others = Vec::new();
     loop {
@@ -133,7 +133,7 @@ fn a_pod_reaches_a_backend_on_the_other_node() {
     }
 }
 
-/// The client comes in at node 0, the backend is on node 1, which must answer by way of node 0.
+/// The client reaches node 0, the backend is on node 1, which must reply through node 0.
 #[test]
 fn a_client_outside_reaches_a_backend_on_the_other_node() {
     for v6 in [false, true] {
@@ -144,13 +144,13 @@ fn a_client_outside_reaches_a_backend_on_the_other_node() {
             from_outside(&mut pair, 0, &ask);
             assert_eq!(carry(&mut pair).len(), 0);
             let (_, parsed) = one(pair.recv(1, 1));
-            assert_eq!(parsed.key.src_addr(), node_address(0, v6), "hidden (S8)");
+            assert_eq!(parsed.key.src_addr(), node_address(0, v6), "masqueraded (S8)");
             assert!(parsed.key.src_port >= 44_000);
             let answer = udp(backend, parsed.key.src_addr(), (8080, parsed.key.src_port), &[n; 9]);
             pair.0[1].send(1, &from_pod(1, 1, &answer));
             let others = carry(&mut pair);
             let (frame, parsed) = one(others.into_iter().map(|(_, frame)| frame).collect());
-            assert_eq!(frame[..6], CLIENT_MAC.0, "to whoever sent the request");
+            assert_eq!(frame[..6], CLIENT_MAC.0, "to the sender of the request");
             assert_eq!(frame[6..12], underlay_mac(0).0);
             assert_eq!(parsed.key.src_addr(), node_address(0, v6));
             assert_eq!((parsed.key.src_port, parsed.key.dst_port), (NODE_PORT, 4000));
@@ -159,7 +159,8 @@ fn a_client_outside_reaches_a_backend_on_the_other_node() {
     }
 }
 
-/// Local policy: no endpoint here, so nothing is sent on (S3); where there is one the client is seen.
+/// Local policy: no endpoint here, so the packet is not sent on (S3); with a local endpoint, the client's address is
+/// kept.
 #[test]
 fn local_policy_at_the_uplink() {
     for v6 in [false, true] {
@@ -174,9 +175,10 @@ fn local_policy_at_the_uplink() {
     }
 }
 
-/// A node that is asked by another node's pod hides it: else the answer would not come back by it.
+/// If another node's pod uses this node's port, this node masquerades it: otherwise the reply would not come back
+/// through this node.
 #[test]
-fn another_nodes_port_asked_by_a_pod() {
+fn a_pod_uses_another_nodes_port() {
     for v6 in [false, true] {
         let mut pair = pair(|config| add_service(config, 0, false));
         let (client, backend) = (pod(0, 0, v6), pod(0, 1, v6));
@@ -191,10 +193,10 @@ fn another_nodes_port_asked_by_a_pod() {
     }
 }
 
-/// The entry node judges the hidden client's right to the backend; the backend's node trusts
-/// it, of these ports only (N15, S8).
+/// The entry node evaluates policy for the masqueraded client; the backend's node trusts it, for these source ports
+/// only (N15, S8).
 #[test]
-fn policy_of_a_remote_backend_is_judged_with_the_real_client() {
+fn policy_of_a_remote_backend_is_evaluated_with_the_real_client() {
     for v6 in [false, true] {
         for allowed in [true, false] {
             let friend = if allowed { outside(v6) } else { pod(0, 2, v6) };
@@ -210,7 +212,7 @@ fn policy_of_a_remote_backend_is_judged_with_the_real_client() {
             let expected: &[_] =
                 if allowed { &[] } else { &[(UPLINK as u16, DropReason::PolicyIngress)] };
             assert_eq!(at_entry, expected);
-            // The node's own process, from a port that is not kept for this, is a peer like others.
+            // The node's own process, from a port that is not reserved for this, is an ordinary peer.
             let ask = udp(node_address(0, v6), pod(1, 1, v6), (5000, 8080), b"?");
             pair.0[0].send(HOST, &framed(HOST, &ask));
             carry(&mut pair);
@@ -220,9 +222,9 @@ fn policy_of_a_remote_backend_is_judged_with_the_real_client() {
     }
 }
 
-/// What no Service takes is not for the switch (the node's own stack has it), and is not forwarded.
+/// Packets to no Service are not for the switch (the node's own stack handles them), and are not forwarded.
 #[test]
-fn nothing_else_is_taken_from_the_uplink() {
+fn nothing_else_is_accepted_from_the_uplink() {
     for v6 in [false, true] {
         let mut pair = pair(|config| add_service(config, 1, false));
         for (to, port) in [(node_address(0, v6), 22), (pod(0, 0, v6), 8080), (pod(1, 1, v6), 8080)]

@@ -1,5 +1,5 @@
-//! A pod that pretends to be somebody else (P5, threats T-S1 to T-S5, T-C3): every frame is
-//! dropped with its reason, nobody receives anything, and no table shows a trace.
+//! A pod that spoofs addresses (P5, threats T-S1 to T-S5, T-C3): every frame is dropped with its
+//! reason, nobody receives anything, and no table changes.
 
 use podswitch_testkit::rig;
 
@@ -14,11 +14,11 @@ use rig::frames::*;
 use rig::random::Rng;
 use rig::*;
 
-/// Frames of each kind.
+/// Number of frames of each kind.
 const MANY: usize = 3000;
 const EVIL: usize = 0;
 
-/// Everything that a frame could change: connections with their counters, learnt addresses,
+/// Everything that a frame could change: connections with their counters, learned addresses,
 /// neighbours' frames.
 fn tables(switch: &Switch) -> String {
     let mut connections: Vec<String> =
@@ -29,7 +29,7 @@ fn tables(switch: &Switch) -> String {
     format!("{connections:#?} {entries:?} {fdb:?}")
 }
 
-/// Two pods that talk over UDP and TCP beside the one that spoofs, and a bridge.
+/// Two pods that communicate over UDP and TCP beside the one that spoofs, and a bridge.
 fn busy() -> Switch {
     let mut config = config();
     let domain = BridgeDomain { name: "lan".into(), ageing_secs: 300, learn_limit: 10 };
@@ -45,7 +45,7 @@ fn busy() -> Switch {
     let syn = |flags, seq, ack| Tcp { seq, ack, flags, payload: 0 };
     switch.send(1, &tcp4(1, 2, (1000, 80), &syn("S", 1, None)));
     switch.send(2, &tcp4(2, 1, (80, 1000), &syn("S", 9, Some(2))));
-    // And one that is over, which a fresh SYN of its own end would start again.
+    // And a connection that is over, which a new SYN from its own end would open again.
     switch.send(1, &tcp4(1, 2, (1001, 80), &syn("S", 1, None)));
     switch.send(2, &tcp4(2, 1, (80, 1001), &syn("R", 0, Some(2))));
     let lan = |from: u8, to| ethernet(to, Mac([2, 0, 0, 0, 9, from]), 0x1234, &[0; 50]);
@@ -59,7 +59,7 @@ fn busy() -> Switch {
     switch
 }
 
-/// Sends many of what `make` makes; `nth` varies what may vary.
+/// Sends many frames from `make`; `nth` selects the variations.
 fn all_dropped(reason: DropReason, make: impl Fn(&mut Rng) -> Vec<u8>) {
     let mut switch = busy();
     let before = tables(&switch);
@@ -96,8 +96,8 @@ fn random_v6(rng: &mut Rng) -> IpAddr {
     a.into()
 }
 
-/// A packet of some protocol from `src` to `dst`, in a frame with the pod's own MAC; whole or
-/// a fragment.
+/// A packet of a random protocol from `src` to `dst`, in a frame with the pod's own MAC address; a
+/// whole packet or a fragment.
 fn packet(rng: &mut Rng, src: IpAddr, dst: IpAddr) -> Vec<u8> {
     let ports = *rng.pick(&[(1000, 53), (53, 1000), (1000, 80), (1001, 80), (80, 1001)]);
     let flags = *rng.pick(&[0x02, 0x10, 0x12, 0x04, 0x14, 0x11]);
@@ -192,7 +192,7 @@ fn martians() {
     });
 }
 
-/// ARP from the pod's own MAC, with a sender inside that is not its own.
+/// ARP from the pod's own MAC address, with a sender inside that is not its own.
 #[test]
 fn arp_for_another() {
     all_dropped(DropReason::SpoofedArp, |rng| {
@@ -219,7 +219,7 @@ fn nd(src: IpAddr, dst: IpAddr, head: [u8; 2], rest: [u8; 4], body: &[u8]) -> Ve
     ethernet(GATEWAY, pod_mac(EVIL), 0x86dd, &packet)
 }
 
-/// Solicitations and advertisements that claim an address or MAC of somebody else.
+/// Solicitations and advertisements that claim an address or MAC address of another pod.
 #[test]
 fn neighbour_discovery_for_another() {
     all_dropped(DropReason::SpoofedNeighbour, |rng| {
@@ -239,12 +239,12 @@ fn neighbour_discovery_for_another() {
                 let body = [&victim[..], &option(2, pod_mac(EVIL))].concat();
                 nd(v6(EVIL), v6(2), [136, 0], [0x60, 0, 0, 0], &body)
             }
-            // Its own address at somebody else's MAC.
+            // Its own address with another pod's MAC address.
             2 => {
                 let body = [&pod_v6(EVIL)[..], &option(2, pod_mac(n))].concat();
                 nd(v6(EVIL), dst, [136, 0], [0x20, 0, 0, 0], &body)
             }
-            // A question in the name of another MAC.
+            // A solicitation in the name of another MAC address.
             _ => nd(v6(EVIL), v6(1), [135, 0], [0; 4], &foreign_mac),
         }
     });
@@ -266,7 +266,7 @@ fn routers() {
                 let body = [&pod_v6(EVIL)[..], &pod_v6(2)].concat();
                 nd(router, v6(1), [137, 0], [0; 4], &body)
             }
-            // ICMPv4 redirect about a flow that is there, and router advertisement.
+            // ICMPv4 redirect about an existing flow, and router advertisement.
             2 => {
                 let quote = ip(v4(1), v4(2), 17, 60, None, &udp(v4(1), v4(2), (1000, 53), b"x"));
                 let message = icmp(v4(EVIL), v4(1), [5, 1], pod_v4(EVIL), &quote);
@@ -313,11 +313,11 @@ fn bridge_group_addresses() {
         frame[..6].copy_from_slice(&[1, 0x80, 0xc2, 0, 0, rng.below(16) as u8]);
         frame
     });
-    // What no pod should send at all does not come far either.
+    // Frames that no pod should ever send are dropped, too.
     all_dropped(DropReason::EtherTypeUnsupported, |rng| {
         ethernet(GATEWAY, pod_mac(EVIL), *rng.pick(&[0x88cc, 0x8809, 38, 0x22f3]), &[1; 60])
     });
-    // STP, LACP, LLDP and their like, whatever they carry (T-S5).
+    // STP, LACP, LLDP and similar protocols, with any content (T-S5).
     all_dropped(DropReason::BridgeReserved, |rng| {
         let to = Mac([1, 0x80, 0xc2, 0, 0, rng.below(16) as u8]);
         let kind = *rng.pick(&[0x88cc, 0x8809, 38, 0x22f3, 0x0806, 0x0800]);

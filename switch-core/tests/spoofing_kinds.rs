@@ -1,6 +1,5 @@
-//! 48 ways to speak as somebody else (threats T-S1 to T-S5, T-C3, T-N2, T-O1 to T-O6), from a pod, by the tunnel and
-//! from the node: every frame is dropped and counted with its reason, nobody receives anything, and no table shows a
-//! trace.
+//! 48 kinds of spoofing (threats T-S1 to T-S5, T-C3, T-N2, T-O1 to T-O6), from a pod, through the tunnel and from the
+//! node: every frame is dropped and counted with its reason, nobody receives anything, and no table changes.
 //!
 //! `PODSWITCH_SPOOFED_FRAMES` sets how many frames of each kind are sent.
 
@@ -16,12 +15,12 @@ use rig::overlay::*;
 use rig::random::Rng;
 use rig::{GATEWAY, HOST, HOST_MAC, Switch};
 
-/// Frames of each kind, unless the environment says otherwise.
+/// Number of frames of each kind, unless the environment sets another one.
 const FRAMES: usize = 1_500;
-/// The pod that pretends to be others.
+/// The pod that spoofs.
 const EVIL: usize = 0;
 
-/// A kind of frame: what it pretends, where it comes in, why it is dropped.
+/// A kind of frame: its false claim, where it is received, its drop reason.
 struct Kind {
     name: &'static str,
     port: usize,
@@ -29,7 +28,7 @@ struct Kind {
     frame: fn(&mut Rng, Family) -> Vec<u8>,
 }
 
-/// The family that the tunnel is over. Kinds that need one family pick it themselves.
+/// The family of the tunnel. Kinds that need a certain family select it themselves.
 #[derive(Clone, Copy)]
 struct Family {
     v6: bool,
@@ -116,14 +115,14 @@ fn own_mac() -> Mac {
 fn v4(n: usize, i: usize) -> [u8; 4] {
     match pod(n, i, false) {
         IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(_) => unreachable!("asked for IPv4"),
+        IpAddr::V6(_) => unreachable!("an IPv4 address was requested"),
     }
 }
 
 fn v6(n: usize, i: usize) -> [u8; 16] {
     match pod(n, i, true) {
         IpAddr::V6(address) => address.octets(),
-        IpAddr::V4(_) => unreachable!("asked for IPv6"),
+        IpAddr::V4(_) => unreachable!("an IPv6 address was requested"),
     }
 }
 
@@ -155,7 +154,7 @@ fn any(rng: &mut Rng, source: IpAddr, to: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A frame that would be right.
+/// A valid frame.
 fn own(rng: &mut Rng) -> Vec<u8> {
     let v6 = rng.chance(50);
     packet(rng, pod(0, EVIL, v6))
@@ -185,7 +184,7 @@ fn fragment(rng: &mut Rng) -> Vec<u8> {
     from_pod(0, EVIL, &pieces[rng.below(pieces.len())])
 }
 
-/// With numbers that the connection would accept.
+/// With sequence numbers that the connection would accept.
 fn reset(rng: &mut Rng) -> Vec<u8> {
     let (source, to, ports, seq) = match rng.chance(50) {
         true => (pod(0, 1, false), pod(0, 2, false), (1000, 80), 2),
@@ -204,7 +203,7 @@ fn arp_frame(rng: &mut Rng, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> V
     ethernet(to, own_mac(), 0x0806, &arp(1 + rng.below(2) as u8, sender, target))
 }
 
-/// An address with a link-layer address option.
+/// An address with a MAC address option.
 fn claim(address: [u8; 16], option: u8, mac: Mac) -> Vec<u8> {
     [&address[..], &[option, 1], &mac.0].concat()
 }
@@ -226,7 +225,7 @@ fn datagram(rng: &mut Rng, from: IpAddr, to: IpAddr, ports: (u16, u16)) -> Vec<u
     from_pod(0, EVIL, &udp(from, to, ports, &payload))
 }
 
-/// About packets that their receiver did send, to another pod.
+/// About packets that their receiver really sent, to another pod.
 fn error_about_others(rng: &mut Rng) -> Vec<u8> {
     let v6 = rng.chance(50);
     let [from, to, other] = [EVIL, 1, 2].map(|i| pod(0, i, v6));
@@ -242,7 +241,7 @@ fn error_about_others(rng: &mut Rng) -> Vec<u8> {
     from_pod(0, EVIL, &ip(from, to, icmp_protocol(from), 64, None, &message))
 }
 
-/// A tunnel packet that would be right, from pod 1 of node 1 to pod 1.
+/// A valid tunnel packet, from pod 1 of node 1 to pod 1.
 fn good(rng: &mut Rng, family: Family) -> Tunnelled {
     let v6 = rng.chance(50);
     let payload = any(rng, pod(1, 1, v6), pod(0, 1, v6));
@@ -255,7 +254,7 @@ fn inside(rng: &mut Rng, family: Family, source: IpAddr) -> Vec<u8> {
     Tunnelled::new(1, 0, family.v6, &inner(1, 0, &payload)).frame()
 }
 
-/// Everything that a frame could change: connections with their counters, flows, learnt addresses.
+/// Everything that a frame could change: connections with their counters, flows, learned addresses.
 fn tables(switch: &Switch) -> String {
     let mut connections: Vec<String> =
         switch.control.connections().iter().map(|c| format!("{c:?}")).collect();
@@ -265,7 +264,7 @@ fn tables(switch: &Switch) -> String {
     format!("{connections:#?} {entries:?} {fdb:?}")
 }
 
-/// Pods 1 and 2 talk to each other and to another node's, over UDP and TCP.
+/// Pods 1 and 2 communicate with each other and with another node's pods, over UDP and TCP.
 fn busy(underlay: Underlay) -> Switch {
     let mut switch = Switch::new(&node_config(0, underlay));
     for v6 in [false, true] {

@@ -1,5 +1,5 @@
-//! TCP connections through the engine, in virtual time: opening, closing, timeouts, what does
-//! not fit, and what happens when tables are full (threats T-C5, T-N2).
+//! TCP connections through the engine, in virtual time: opening, closing, timeouts, segments that
+//! do not fit, and full tables (threats T-C5, T-N2).
 
 use podswitch_testkit::rig;
 
@@ -19,7 +19,7 @@ const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
 
-/// A pod that opens connections, and one that takes them.
+/// A pod that opens connections, and one that accepts them.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
@@ -62,7 +62,7 @@ impl Talk {
         Ok(())
     }
 
-    /// Opens the connection: the client goes on with 101, the server with 901.
+    /// Opens the connection: the client continues with 101, the server with 901.
     fn open(&self, switch: &mut Switch) {
         self.send(switch, (CLIENT, 100, 0, SYN, 0)).unwrap();
         assert_eq!(self.states(switch), Some([SynSent, TcpState::None]));
@@ -104,10 +104,9 @@ impl Talk {
     }
 }
 
-/// What closes or resets a connection takes the slow path no more than what it carries, unless it does
-/// not fit.
+/// Segments that close or reset a connection take the fast path like data, unless they do not fit.
 #[test]
-fn what_closes_and_resets_hits() {
+fn closing_and_resetting_segments_hit() {
     let mut switch = Switch::new(&config());
     let misses = |switch: &Switch| switch.count(|c| c.misses.get());
     for family in [0, 1] {
@@ -143,11 +142,11 @@ fn from_the_first_segment_to_the_last() {
             talk.send(&mut switch, (CLIENT, seq, ack, ACK | PSH, 100)).unwrap();
             talk.send(&mut switch, (SERVER, ack, seq + 100, ACK | PSH, 10)).unwrap();
         }
-        // The server's first segment was a SYN, so that both have answers in the cache.
+        // The server's first segment was a SYN, so both directions have flow entries.
         assert_eq!(switch.count(|c| c.hits.get()) - before, 20);
         let list = switch.control.connections();
         assert_eq!(list[family].packets.iter().sum::<u64>(), 23);
-        // The client closes, the server sends on, then closes too.
+        // The client closes, the server continues to send, then closes too.
         talk.send(&mut switch, (CLIENT, 1101, 1001, FIN | ACK, 0)).unwrap();
         talk.send(&mut switch, (SERVER, 1001, 1102, ACK, 500)).unwrap();
         talk.send(&mut switch, (CLIENT, 1102, 1501, ACK, 0)).unwrap();
@@ -159,7 +158,7 @@ fn from_the_first_segment_to_the_last() {
     switch.assert_adds_up();
 }
 
-/// What `prepare` leaves behind lives for `seconds` of silence and no longer.
+/// The connection that `prepare` creates stays for `seconds` of idle time and no longer.
 fn lives(seconds: u64, prepare: impl Fn(&mut Switch, &Talk)) {
     for family in [0, 1] {
         let mut switch = Switch::new(&config());
@@ -167,7 +166,7 @@ fn lives(seconds: u64, prepare: impl Fn(&mut Switch, &Talk)) {
         prepare(&mut switch, &talk);
         switch.pass_slowly(seconds - 1);
         assert_eq!(switch.control.connections().len(), 1, "gone before {seconds} s");
-        // The sweep takes up to ten seconds to come round.
+        // The sweep takes up to ten seconds for a round.
         switch.pass_slowly(12);
         assert_eq!(switch.control.connections().len(), 0, "still there after {seconds} s");
         assert_eq!(switch.workers[0].engine().flows().len(), 0, "and so is its entry");
@@ -175,7 +174,7 @@ fn lives(seconds: u64, prepare: impl Fn(&mut Switch, &Talk)) {
 }
 
 #[test]
-fn how_long_silence_may_last() {
+fn idle_timeouts_of_tcp() {
     lives(7440, |switch, talk| talk.open(switch));
     lives(30, |switch, talk| {
         talk.open(switch);
@@ -191,7 +190,7 @@ fn how_long_silence_may_last() {
         talk.open(switch);
         talk.send(switch, (CLIENT, 101, 901, FIN | ACK, 0)).unwrap();
     });
-    // What the other side still has to say starts the hour anew.
+    // Further data of the other side restarts the hour.
     lives(3600, |switch, talk| {
         talk.open(switch);
         talk.send(switch, (SERVER, 901, 101, FIN | ACK, 0)).unwrap();
@@ -204,7 +203,7 @@ fn how_long_silence_may_last() {
         talk.open(switch);
         talk.send(switch, (SERVER, 901, 101, RST, 0)).unwrap();
     });
-    // A packet of either side starts the time anew.
+    // A packet of either side restarts the timeout.
     lives(7440, |switch, talk| {
         talk.open(switch);
         switch.pass_slowly(7000);
@@ -215,7 +214,7 @@ fn how_long_silence_may_last() {
 }
 
 #[test]
-fn how_long_other_protocols_may_be_silent() {
+fn idle_timeouts_of_other_protocols() {
     let udp = |switch: &mut Switch, talk: &Talk| match talk.family {
         0 => switch.send(0, &udp4(0, pod_v4(1), (1, 2), b"x")),
         _ => switch.send(0, &udp6(0, pod_v6(1), (1, 2), b"x")),
@@ -259,16 +258,16 @@ fn a_reset_closes_only_from_inside_the_window() {
         assert_eq!(talk.states(&switch), Some([Reset; 2]));
         switch.pass_slowly(22);
         assert_eq!(talk.states(&switch), None);
-        // A reset of what never was passes by policy, and leaves nothing behind.
+        // A reset of an unknown connection passes if policy allows it, and leaves no state.
         talk.send(&mut switch, (SERVER, 901, 201, RST, 0)).unwrap();
         assert_eq!(talk.states(&switch), None);
         switch.assert_adds_up();
     }
 }
 
-/// SYN and FIN from nowhere do not close, and do not keep the real ones from closing.
+/// SYN and FIN outside the window do not close, and do not prevent the real ones from closing.
 #[test]
-fn what_is_outside_the_window_moves_nothing() {
+fn segments_outside_the_window_change_nothing() {
     let mut switch = Switch::new(&config());
     let talk = Talk::new(0, 1000);
     talk.open(&mut switch);
@@ -287,7 +286,7 @@ fn what_is_outside_the_window_moves_nothing() {
 }
 
 #[test]
-fn a_fresh_syn_starts_again_what_is_over() {
+fn a_new_syn_opens_an_ended_connection_again() {
     for family in [0, 1] {
         let mut switch = Switch::new(&config());
         let talk = Talk::new(family, 1000);
@@ -297,7 +296,7 @@ fn a_fresh_syn_starts_again_what_is_over() {
         // Also at once after a reset.
         talk.send(&mut switch, (CLIENT, 101, 901, RST, 0)).unwrap();
         talk.open(&mut switch);
-        // And the other way round: what was the server connects from its port 80.
+        // In the opposite direction: the former server connects from its port 80.
         talk.close(&mut switch);
         talk.send(&mut switch, (SERVER, 5000, 0, SYN, 0)).unwrap();
         assert_eq!(talk.states(&switch), Some([TcpState::None, SynSent]));
@@ -308,9 +307,9 @@ fn a_fresh_syn_starts_again_what_is_over() {
     }
 }
 
-/// A side that has closed may still receive: no SYN takes that from it.
+/// A side that has closed may still receive: a SYN does not end that.
 #[test]
-fn a_syn_does_not_end_what_is_half_closed() {
+fn a_syn_does_not_end_a_half_closed_connection() {
     let mut switch = Switch::new(&config());
     let talk = Talk::new(0, 1000);
     talk.open(&mut switch);
@@ -325,9 +324,10 @@ fn a_syn_does_not_end_what_is_half_closed() {
     assert_eq!(talk.states(&switch), Some([Closed; 2]));
 }
 
-/// A worker forgets the entry of what comes no more, or elsewhere; the connection lives on.
+/// A worker removes the entry of a flow whose packets stop or arrive elsewhere; the connection
+/// stays.
 #[test]
-fn entries_go_before_their_connections() {
+fn entries_expire_before_their_connections() {
     let mut switch = Switch::new(&config());
     let talk = Talk::new(1, 1000);
     talk.open(&mut switch);
@@ -354,7 +354,7 @@ fn connections_are_picked_up_in_mid_stream() {
         let before = switch.count(|c| c.hits.get());
         talk.send(&mut switch, (SERVER, 7_050, 3_010, ACK, 50)).unwrap();
         assert_eq!(switch.count(|c| c.hits.get()), before + 1);
-        // How its windows are scaled is not known, but where they begin is.
+        // The scaling of its windows is not known, but their start is.
         let sent = talk.send(&mut switch, (CLIENT, 2_900, 7_100, RST, 0));
         assert_eq!(sent, Err(TcpOutOfWindow));
     }
@@ -427,7 +427,7 @@ fn a_flood_of_syns_harms_no_established_flow() {
     let mut switch = limited(SMALL);
     let talks: Vec<_> = (0..10).map(|n| Talk::new(usize::from(n % 2), 1000 + n)).collect();
     talks.iter().for_each(|talk| talk.open(&mut switch));
-    // It has as many as are free, and those give way to its next ones.
+    // It has as many as are left, and those are ended for its next ones.
     let passed = (0..2000).filter(|n| syn(&mut switch, 0, 10_000 + n).is_ok()).count();
     let tracker = |switch: &Switch| switch.control.shared().tracker.originated(PortId(0));
     assert_eq!((passed, tracker(&switch)), (2000, 32));
@@ -440,7 +440,7 @@ fn a_flood_of_syns_harms_no_established_flow() {
         }
     };
     all_live(&mut switch);
-    // Others come in while the flood goes on.
+    // Connections of others open during the flood.
     for round in 0..100u16 {
         switch.pass_slowly(1);
         for n in 0..40 {
@@ -465,20 +465,20 @@ fn a_port_has_a_share_of_the_table() {
     let more = talks[5].send(&mut switch, (CLIENT, 100, 0, SYN, 0));
     assert_eq!(more, Err(ConnectionLimit));
     assert_eq!(switch.control.shared().tracker.originated(PortId(0)), 5);
-    // Those that it has go on, others have their own share, and it is not charged for what
-    // others open to it.
+    // Its existing connections continue, other ports have their own share, and it is not charged
+    // for connections that others open to it.
     talks[0].send(&mut switch, (CLIENT, 101, 901, ACK, 0)).unwrap();
     assert_eq!(syn(&mut switch, 1, 2000), Ok(()));
     switch.send(2, &udp4(2, pod_v4(0), (1, 2), b"x"));
     assert_eq!((switch.recv(0).len(), switch.dropped().len()), (1, 0));
-    // What has ended gives way at once, whether it was reset or closed.
+    // Ended connections are replaced at once, whether they were reset or closed.
     talks[0].send(&mut switch, (SERVER, 901, 101, RST, 0)).unwrap();
     talks[5].open(&mut switch);
     talks[1].close(&mut switch);
     talks[0].open(&mut switch);
     let more = talks[1].send(&mut switch, (CLIENT, 100, 0, SYN, 0));
     assert_eq!(more, Err(ConnectionLimit));
-    // So does what nobody answers.
+    // So are unanswered ones.
     talks[2].send(&mut switch, (SERVER, 901, 101, RST, 0)).unwrap();
     for n in 0..20 {
         assert_eq!(syn(&mut switch, 0, 3000 + n), Ok(()));

@@ -1,6 +1,6 @@
-//! What the flow table remembers changes no verdict (threat T-C2): the same packets in the same
-//! order through a switch that uses its table, and through one that must judge every packet anew,
-//! come out alike to the byte, and are dropped for the same reasons.
+//! Flow entries change no verdict (threat T-C2): the same packets in the same order through a
+//! switch that uses its flow table, and through one that must evaluate every packet again, leave
+//! with the same bytes, and are dropped for the same reasons.
 
 use podswitch_testkit::rig;
 
@@ -13,10 +13,10 @@ use podswitch_core::packet::{Offload, Packet};
 use rig::traffic::{PORTS, Traffic, states};
 use rig::*;
 
-/// What left, and what was dropped.
+/// The frames that left, and the drops.
 type Seen = (Vec<Frame>, Vec<(u16, DropReason)>);
 
-/// A frame and the port that it comes in by.
+/// A frame and its ingress port.
 type Frame = (usize, Vec<u8>, Offload);
 
 fn send(switch: &mut Switch, (port, frame, offload): &Frame) -> Seen {
@@ -32,10 +32,11 @@ fn send(switch: &mut Switch, (port, frame, offload): &Frame) -> Seen {
     (out, switch.dropped())
 }
 
-/// Packets that may come again.
+/// Packets that may be sent again.
 const RECENT: usize = 32;
 
-/// Something new, or what passed lately: as it was, by another port, or with a few bytes changed.
+/// A new packet, or one that passed lately: unchanged, by another port, or with a few bytes
+/// changed.
 fn next(traffic: &mut Traffic, passed: &[Frame]) -> Frame {
     if passed.is_empty() || traffic.rng.chance(40) {
         let (port, packet) = traffic.next();
@@ -50,7 +51,7 @@ fn next(traffic: &mut Traffic, passed: &[Frame]) -> Frame {
     (port, frame, offload)
 }
 
-/// How often the table was of use.
+/// The number of hits.
 fn run(seed: u64, config: &Config, packets: usize) -> u64 {
     let mut switches = [Switch::new(config), Switch::new(config)];
     let mut traffic = Traffic::new(seed);
@@ -71,7 +72,7 @@ fn run(seed: u64, config: &Config, packets: usize) -> u64 {
             assert_eq!(switches[0].dropped(), switches[1].dropped());
         }
     }
-    // What entries have counted, connections are told within a sweep's round.
+    // Packets counted in entries update the connection within one round of the sweep.
     switches.iter_mut().for_each(|s| s.pass_slowly(11));
     let connections = |s: &Switch| {
         let mut list = s.control.connections();
@@ -88,7 +89,7 @@ fn run(seed: u64, config: &Config, packets: usize) -> u64 {
 }
 
 #[test]
-fn what_is_remembered_changes_no_verdict() {
+fn flow_entries_change_no_verdict() {
     let mut hits = Vec::new();
     for (n, config) in states().iter().enumerate() {
         hits.push((0..4).map(|seed| run(100 * n as u64 + seed, config, 3000)).sum::<u64>());

@@ -1,5 +1,5 @@
-//! Several workers, one switch: whatever worker a packet arrives at; workers, ports and
-//! configurations that come and go while packets pass.
+//! Several workers in one switch: packets arrive at any worker, and workers, ports and
+//! configurations change while packets are forwarded.
 
 use podswitch_testkit::rig;
 
@@ -32,7 +32,7 @@ fn segment(from: usize, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     framed(from, &frames::ip(src, dst, 6, 64, None, &message))
 }
 
-/// Polled by worker `worker`; must arrive.
+/// Received and polled by worker `worker`; must arrive.
 fn pass(switch: &mut Switch, worker: usize, (from, seq, ack, flags): (usize, u32, u32, u8)) {
     switch.send_by(worker, from, &segment(from, seq, ack, flags));
     assert_eq!(switch.recv(1 - from).len(), 1);
@@ -45,7 +45,7 @@ fn counts(switch: &Switch, worker: usize) -> (u64, u64) {
 
 #[test]
 fn one_connection_by_all_ways_through_two_workers() {
-    // Which worker each of the segments of a whole connection arrives at.
+    // The worker that receives each segment of a whole connection.
     for ways in 0..1u32 << 7 {
         let mut switch = Switch::with_workers(&config(), 2);
         let segments = [
@@ -81,12 +81,12 @@ fn each_worker_has_its_own_entries_and_misses_once() {
         assert_eq!(counts(&switch, worker), (8, 2));
     }
     assert_eq!(switch.control.connections().len(), 1);
-    // What each worker has counted it tells when its sweep comes by.
+    // The sweep of each worker reports the packets that the worker has counted.
     switch.pass_slowly(11);
     assert_eq!(switch.control.connections()[0].packets, [10, 10]);
 }
 
-/// Both ends send first, and both packets are in before a worker looks.
+/// Both ends send first, and both packets are queued before any worker polls.
 #[test]
 fn two_first_packets_make_one_connection() {
     for (first, second) in [(0, 1), (1, 0)] {
@@ -97,7 +97,7 @@ fn two_first_packets_make_one_connection() {
         switch.workers[second].poll(switch.now);
         assert_eq!((switch.recv(0).len(), switch.recv(1).len()), (1, 1));
         assert_eq!(switch.control.connections().len(), 1);
-        // A simultaneous open (RFC 9293 figure 8) comes to be.
+        // It becomes a simultaneous open (RFC 9293 figure 8).
         pass(&mut switch, first, (0, 100, 901, SYN | ACK));
         pass(&mut switch, second, (1, 900, 101, SYN | ACK));
         pass(&mut switch, second, (0, 101, 901, ACK));
@@ -117,7 +117,7 @@ fn an_entry_of_an_ended_connection_is_a_miss() {
         pass(switch, 1, (1, 901, 101, ACK));
     };
     open(&mut switch);
-    // Ended by worker 0 and begun anew there; worker 1 still has its entry of before.
+    // Ended by worker 0 and opened again there; worker 1 still has the old entry.
     pass(&mut switch, 0, (0, 101, 901, 4));
     pass(&mut switch, 0, (0, 500, 0, SYN));
     let (hits, misses) = counts(&switch, 1);
@@ -126,7 +126,7 @@ fn an_entry_of_an_ended_connection_is_a_miss() {
     let list = switch.control.connections();
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].packets, [1, 1], "counted at the new one");
-    // And silence of both ends it for both.
+    // The timeout depends on the packets of both directions.
     switch.pass_slowly(8000);
     assert_eq!(switch.control.connections().len(), 0);
     let (hits, misses) = counts(&switch, 1);
@@ -135,7 +135,7 @@ fn an_entry_of_an_ended_connection_is_a_miss() {
 }
 
 #[test]
-fn workers_come_and_go_while_connections_live() {
+fn workers_are_added_and_removed_while_connections_live() {
     let mut switch = Switch::new(&config());
     pass(&mut switch, 0, (0, 100, 0, SYN));
     let second = switch.control.add_worker().unwrap();
@@ -151,12 +151,12 @@ fn workers_come_and_go_while_connections_live() {
     pass(&mut switch, 0, (0, 101, 901, ACK));
     pass(&mut switch, 0, (1, 901, 101, FIN | ACK));
     assert_eq!(switch.control.connections().len(), 1);
-    // The one that is left looks after the whole table.
+    // The remaining worker sweeps the whole table.
     switch.pass_slowly(3700);
     assert_eq!(switch.control.connections().len(), 0);
 }
 
-/// A device with a single queue, as its contract has it: only its first end receives.
+/// A device with a single queue, as its contract says: only its first end receives.
 struct Single(MemoryDevice);
 
 struct Half {
@@ -189,7 +189,7 @@ impl Port for Half {
     }
 }
 
-/// Whichever workers there are, one of them receives from each device, and only one.
+/// For any set of workers, exactly one of them receives from each device.
 #[test]
 fn a_single_queue_always_has_a_receiver() {
     let mut control = ControlPlane::new(Options::default());
@@ -222,7 +222,7 @@ fn a_single_queue_always_has_a_receiver() {
     }
     workers.push(control.add_worker().unwrap());
     check(&mut workers, 1);
-    // None at all, and another.
+    // First no worker, then another one.
     workers.clear();
     control.set_workers(0).unwrap();
     workers.push(control.add_worker().unwrap());
@@ -230,7 +230,7 @@ fn a_single_queue_always_has_a_receiver() {
 }
 
 #[test]
-fn every_worker_looks_after_its_share_of_the_table() {
+fn every_worker_sweeps_its_share_of_the_table() {
     let limits = Limits { connections: 7000, ..Limits::default() };
     let options = Options { limits, ..Options::default() };
     let mut switch = Switch::with(&config(), 3, options);
@@ -246,8 +246,8 @@ fn every_worker_looks_after_its_share_of_the_table() {
     }
 }
 
-/// What one worker notes the time of, others compare with theirs: added hours later, a worker
-/// must not begin at zero, or all it sees looks as if it had been silent since.
+/// Workers compare times that other workers have recorded: a worker that is added hours later must
+/// not begin at zero, otherwise everything would seem idle since then.
 #[test]
 fn workers_have_one_clock() {
     let mut switch = Switch::with_workers(&config(), 1);
@@ -256,9 +256,9 @@ fn workers_have_one_clock() {
     assert_eq!(late.clock(), switch.control.clock());
 }
 
-/// The fragments of a datagram arrive at whatever worker; the datagram becomes whole.
+/// The fragments of a datagram arrive at different workers; the datagram is forwarded complete.
 #[test]
-fn fragments_meet_whatever_worker_they_arrive_at() {
+fn fragments_may_arrive_at_different_workers() {
     let mut config = config();
     allow_udp(&mut config, &[53]);
     for ways in 0..8usize {
@@ -276,7 +276,7 @@ fn fragments_meet_whatever_worker_they_arrive_at() {
                 _ => assert_eq!((arrived, dropped), (0, vec![(0, PolicyIngress); 3])),
             }
         }
-        // What is left is given back by one of them, once.
+        // The remaining fragments are dropped by one of them, once.
         let (src, dst) = (addresses(0)[0], addresses(1)[0]);
         let message = frames::udp(src, dst, (1000, 53), &[7; 2500]);
         let first = &frames::fragments((src, dst), 17, 6, &message, &[1200])[0];
@@ -307,7 +307,7 @@ fn an_epoch_is_acknowledged_when_every_worker_has_seen_it() {
     assert!(matches!(not_yet, Err(ControlError::NotAcknowledged(e)) if e == second));
     switch.workers[0].poll(now);
     switch.control.wait(second, Duration::ZERO).unwrap();
-    assert!(switch.control.is_acknowledged(first), "a later one does for an earlier one");
+    assert!(switch.control.is_acknowledged(first), "a later one includes an earlier one");
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn retired_snapshots_are_freed() {
     for _ in 0..3 {
         switch.control.apply(&config()).unwrap();
     }
-    assert!(old.upgrade().is_some(), "both may be working with it");
+    assert!(old.upgrade().is_some(), "both may be using it");
     switch.workers[0].poll(now);
     let skipped = Arc::downgrade(&switch.control.snapshot());
     switch.control.apply(&config()).unwrap();
@@ -341,7 +341,7 @@ fn a_refused_configuration_changes_nothing() {
     assert!(Arc::ptr_eq(&before, &switch.control.snapshot()));
     switch.send(0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
     assert_eq!(switch.recv(1).len(), 1);
-    // And the next good one is no worse for it.
+    // The next valid one is not affected by it.
     let epoch = switch.control.apply(&config()).unwrap();
     assert_eq!(epoch.0, before.epoch.0 + 1);
 }
@@ -368,13 +368,13 @@ fn attach_is_fail_closed() {
         assert_eq!(switch.dropped(), [(1, UnknownPod)]);
     }
     assert_eq!([2, 3].map(|port| switch.recv(port).len()), [0, 0]);
-    // Its port is named, but not who stands behind it.
+    // Its port has a role, but no pod is configured for it.
     let mut half = config();
     half.endpoints.remove(2);
     switch.control.apply(&half).unwrap();
     switch.send(2, &out);
     assert_eq!(switch.dropped(), [(2, EndpointNotReady)]);
-    // With the pod comes the policy that isolates it: not one packet slips between.
+    // The pod is published together with the policy that isolates it: no packet passes in between.
     let mut isolated = config();
     allow_udp(&mut isolated, &[53]);
     switch.control.apply(&isolated).unwrap();
@@ -386,9 +386,9 @@ fn attach_is_fail_closed() {
     switch.assert_adds_up();
 }
 
-/// A number that comes back is another's port: nothing of the one before is left (T-L5).
+/// A reused port number belongs to another port: no state of the previous port is left (T-L5).
 #[test]
-fn a_port_number_used_again_starts_afresh() {
+fn a_reused_port_number_has_no_old_state() {
     let mut switch = Switch::with_workers(&config(), 2);
     switch.send(0, &udp4(0, pod_v4(2), (1, 2), b"x"));
     assert_eq!(switch.recv(2).len(), 1);
@@ -418,13 +418,13 @@ fn isolated() -> Config {
     config
 }
 
-/// Frames that wait for the switch at most, so that no queue is ever full.
+/// Maximum number of frames that wait for the switch, so that no queue is ever full.
 const IN_FLIGHT: usize = 512;
 
-/// Real threads: both directions of many flows at once, by whatever worker is faster, while
-/// configurations, workers and a port change. Ends when all frames were accounted for.
+/// Real threads: both directions of many flows at once, through whichever worker is faster, while
+/// configurations, workers and a port change. Ends when all frames are accounted for.
 #[test]
-fn threads_lose_and_make_nothing() {
+fn threads_lose_and_duplicate_nothing() {
     const FRAMES: usize = 20_000;
     const FLOWS: usize = 64;
     let mut switch = Switch::with_workers(&config(), 0);
@@ -451,7 +451,7 @@ fn threads_lose_and_make_nothing() {
         let before = arrived;
         arrived += switch.recv(0).len() + switch.recv(1).len();
         if arrived == before {
-            // Not a bound on speed, but on waiting for what will not come.
+            // Not a limit of speed, but of the time to wait for frames that never arrive.
             stalled += 1;
             assert!(stalled < 100, "{sent} sent, {arrived} arrived, and nothing moves");
             switch.ends[rng.below(2)].wait(Duration::from_millis(200)).unwrap();
@@ -460,7 +460,7 @@ fn threads_lose_and_make_nothing() {
         }
     }
     let list = switch.control.connections();
-    assert_eq!(list.len(), FLOWS, "one for each, whoever was first");
+    assert_eq!(list.len(), FLOWS, "one for each, no matter who was first");
     let tracker = &switch.control.shared().tracker;
     assert_eq!(tracker.len(), FLOWS);
     let charged: u32 = [0, 1].map(|port| tracker.originated(PortId(port))).iter().sum();
@@ -471,10 +471,10 @@ fn threads_lose_and_make_nothing() {
     switch.control.set_workers(0).unwrap();
 }
 
-/// Every packet is judged by one state or the other while states are swapped (T-L7): what the
-/// last acknowledged state forbids does not pass.
+/// Every packet is evaluated with one state or the other while states are swapped (T-L7):
+/// connections that the last acknowledged state denies are not forwarded.
 #[test]
-fn nothing_passes_that_an_acknowledged_state_forbids() {
+fn nothing_passes_that_an_acknowledged_state_denies() {
     let mut switch = Switch::with_workers(&config(), 0);
     switch.control.set_workers(2).unwrap();
     let states = [config(), isolated()];

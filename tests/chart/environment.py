@@ -1,4 +1,4 @@
-"""A virtual environment with what checks and renders the chart: `enter()` goes on inside it."""
+"""A virtual environment with the tools that check and render the chart: `enter()` continues inside it."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ VENV = os.environ.get("CHART_VENV", os.path.join(TARGET, "chart-venv"))
 
 
 def enter():
-    """Starts the program again in the environment, which is made if it is not there. Exits with 3 if it cannot be made."""
+    """Starts the program again in the environment, which is created if it does not exist. Exits with 3 if it cannot be created."""
     if os.environ.get("CHART_INSIDE") == VENV:
         return
     python = os.path.join(VENV, "bin/python")

@@ -1,4 +1,4 @@
-"""Containers are given only flags that the program has."""
+"""Checks that containers get only flags that the program has."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""Rules and the dashboard name only metrics that the program exports."""
+"""Checks that the rules and the dashboard use only metrics that the program exports."""
 
 import json, os, re
 
@@ -16,7 +16,7 @@ def exported(program):
 
 
 def unknown(expression, known):
-    """Names in an expression that nothing exports. Series of histograms have a suffix."""
+    """Names in an expression that no metric has. Series of histograms have a suffix."""
     base = lambda name: re.sub(r"_(bucket|sum|count)$", "", name)
     return sorted(name for name in set(METRIC.findall(expression)) if name not in known and base(name) not in known)
 

@@ -1,11 +1,11 @@
-//! Runs after all other tests of `cargo test --workspace` and says which of them did not run.
+//! Runs after all other tests of `cargo test --workspace` and lists the tests that did not run.
 
 use std::process::ExitCode;
 
 use podswitch_testkit::record::{self, Entry, Outcome};
 
 fn main() -> ExitCode {
-    // What test runners ask for.
+    // Test runners pass this argument.
     if std::env::args().any(|argument| argument == "--list") {
         println!("summary: test");
         return ExitCode::SUCCESS;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         entries.iter().partition(|entry| entry.outcome == Outcome::Skipped);
     println!();
     if !elsewhere.is_empty() {
-        println!("In user namespaces, for want of root's privilege: {}.", elsewhere.len());
+        println!("Run in user namespaces, because of missing root privilege: {}.", elsewhere.len());
     }
     if skipped.is_empty() {
         println!("No test was skipped.");

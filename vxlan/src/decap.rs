@@ -1,4 +1,4 @@
-//! Decapsulation: finds the inner frame in an outer packet, or the reason why there is none.
+//! Decapsulation: finds the inner frame in an outer packet, or the reason why it is refused.
 //!
 //! Called on the packet path, with the outer packet parsed by `podswitch_wire::parse` (raw uplink),
 //! or with the payload of a datagram (UDP socket; the kernel has checked the outer headers).
@@ -13,7 +13,7 @@ use podswitch_wire::parse::{Fragment, Network, Parsed, ethertype};
 use crate::ecn::Ecn;
 use crate::header::{self, Header, Vni};
 
-/// What is accepted.
+/// Which tunnel packets are accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DecapRules {
     /// UDP destination port of the tunnel.
@@ -47,7 +47,7 @@ pub struct Decap {
     pub vni: Vni,
     /// Start of the inner frame.
     pub start: u32,
-    /// End of the inner frame; what follows is padding.
+    /// End of the inner frame; bytes behind it are padding.
     pub end: u32,
     /// Outer source: the remote VTEP, if it is known.
     pub source: IpAddr,
@@ -61,7 +61,7 @@ pub struct Decap {
 /// Why a packet is not an acceptable tunnel packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum DecapError {
-    /// Not UDP to the tunnel's port, so perhaps a packet for something else.
+    /// Not UDP to the tunnel's port, so the packet may belong to something else.
     #[error("not UDP to the tunnel's port")]
     NotVxlan,
     /// A fragment of a tunnel packet; VTEPs must not fragment (RFC 7348 §4.3).
@@ -136,7 +136,7 @@ pub fn decap(
     })
 }
 
-/// A tunnel packet of the common kind, as found by [`decap_fast`].
+/// A tunnel packet of the common kind, as [`decap_fast`] finds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FastDecap {
     /// Outer source followed by outer destination.
@@ -153,7 +153,7 @@ impl FastDecap {
     /// Start of the inner frame, in bytes from the start of the outer one.
     pub const START: u32 = (ETHERNET + 20 + UDP + header::LEN) as u32;
 
-    /// The same in general form.
+    /// Converts to the general form.
     pub fn decap(&self) -> Decap {
         let [a, b, c, d, e, f, g, h] = self.addresses;
         let Self { vni, end, ecn, .. } = *self;

@@ -36,8 +36,8 @@ impl Ecn {
     }
 }
 
-/// The outer header is marked, and the inner packet's transport would not understand a mark: the
-/// packet must be dropped instead, to signal congestion by loss (RFC 6040 §4.2).
+/// The outer header is marked, and the inner packet's transport does not support ECN. The packet
+/// must be dropped instead, to signal congestion by loss (RFC 6040 §4.2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the outer header is marked CE, and the inner packet is not ECN-capable")]
 pub struct Unmarkable;
@@ -72,7 +72,7 @@ pub const fn is_anomalous(outer: Ecn, inner: Ecn) -> bool {
 /// [`Unmarkable`]: the packet must be dropped. It is unchanged.
 #[inline]
 pub fn apply(outer: Ecn, network: &mut [u8]) -> Result<(), Unmarkable> {
-    // The common case: not marked, or nothing that a mark could change.
+    // The common case: not marked, or a mark would change nothing.
     if outer == Ecn::NotEct {
         return Ok(());
     }
@@ -114,7 +114,7 @@ mod tests {
     ];
     const COLUMNS: [Ecn; 4] = [NotEct, Ect0, Ect1, Ce];
 
-    /// A header of RFC 1071 sum zero, DSCP 46.
+    /// A header whose RFC 1071 sum is zero, DSCP 46.
     fn ipv4(ecn: Ecn) -> [u8; 20] {
         let mut h =
             [0x45, 0xb8 | ecn as u8, 0, 20, 1, 2, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ip_is_left_alone() {
+    fn non_ip_packets_are_left_unchanged() {
         for bytes in [&mut [][..], &mut [0x45; 19], &mut [0x60; 39], &mut [0xaa; 60]] {
             let before = bytes.to_vec();
             assert_eq!(apply(Ce, bytes), Ok(()));

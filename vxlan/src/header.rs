@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-/// A VXLAN Network Identifier: 24 bits, larger values cannot exist.
+/// A VXLAN Network Identifier of 24 bits. Larger values cannot be represented.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(transparent)]
 pub struct Vni(u32);
@@ -52,9 +52,9 @@ impl fmt::Debug for Vni {
     }
 }
 
-/// The number does not fit in 24 bits.
+/// The number does not fit into 24 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no VNI: it is a number from 0 to 16777215")]
+#[error("{0} is not a VNI: a VNI is a number from 0 to 16777215")]
 pub struct VniError(pub u32);
 
 impl TryFrom<u32> for Vni {
@@ -105,11 +105,10 @@ impl<T: AsRef<[u8]>> Header<T> {
         Self { buffer }
     }
 
-    /// A view over bytes that hold at least a header; after it no accessor panics.
+    /// A view over bytes that hold at least a header. No accessor of it panics.
     ///
     /// # Errors
-    /// [`Truncated`] if there are fewer than eight bytes. The I flag is not checked here: that is
-    /// for the caller.
+    /// [`Truncated`] if there are fewer than eight bytes. The caller must check the I flag.
     #[inline]
     pub fn new_checked(buffer: T) -> Result<Self, Truncated> {
         if buffer.as_ref().len() < LEN { Err(Truncated) } else { Ok(Self { buffer }) }

@@ -7,7 +7,7 @@
 //! * [`template`]: outer headers built once and copied in front of each frame.
 //! * [`mod@decap`]: from an outer packet to the inner frame.
 //! * [`ecn`]: ECN through the tunnel (RFC 6040).
-//! * [`vtep`]: which VTEPs exist, and which of them are trusted.
+//! * [`vtep`]: the known VTEPs, and which of them are trusted.
 //! * [`pmtu`]: path MTU from ICMP errors that quote tunnel packets.
 //!
 //! # A frame through a tunnel
@@ -55,8 +55,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Where a UDP socket carries the tunnel, [`template::Template::datagram`] and
-//! [`decap::payload_vni`] take the place of `encap` and `decap`.
+//! If a UDP socket carries the tunnel, use [`template::Template::datagram`] and
+//! [`decap::payload_vni`] instead of `encap` and `decap`.
 #![forbid(unsafe_code)]
 
 pub mod decap;

@@ -29,9 +29,9 @@ pub struct Quoted {
     pub source_port: u16,
     /// Outer UDP destination port.
     pub port: u16,
-    /// VNI, if the quotation reaches that far.
+    /// VNI, if the quotation includes it.
     pub vni: Option<Vni>,
-    /// Start of the inner frame in the quotation, if it reaches that far.
+    /// Start of the inner frame in the quotation, if the quotation includes it.
     pub inner: Option<usize>,
 }
 
@@ -82,7 +82,7 @@ pub enum PmtuRefusal {
     /// The quotation is not a tunnel packet that this node can have sent.
     #[error("the error quotes no tunnel packet of this node")]
     NotOurs,
-    /// The quoted packet would have fitted, or no MTU is reported.
+    /// The quoted packet would have fitted, or no MTU was reported.
     #[error("the quoted packet fits the reported MTU")]
     Implausible,
 }

@@ -1,5 +1,5 @@
-//! VTEPs: the other nodes' by index, outer address and MAC address; this node's own by address and
-//! VNI; and whether an arriving packet is trusted (RFC 7348 §7, threats T-O2 to T-O4).
+//! VTEPs: the remote VTEPs by index, outer address and MAC address; this node's VTEPs by address
+//! and VNI; and whether an arriving packet is trusted (RFC 7348 §7, threats T-O2 to T-O4).
 //!
 //! The control plane builds a table and changes clones of it. The table in force is read by all
 //! workers and never changes. A clone shares all VTEPs. The caller's FIB maps prefixes to VTEPs; it
@@ -45,8 +45,8 @@ pub struct RemoteVtep {
 }
 
 impl RemoteVtep {
-    /// A VTEP that is reached by `outer`, and whose own frames have the inner address `mac`; zero
-    /// if it is a bridge and has none.
+    /// A VTEP that is reached by `outer`. `mac` is the inner MAC address of the frames that it
+    /// sends itself; zero if it is a bridge and has none.
     ///
     /// # Errors
     /// [`TemplateError`] if the outer headers are invalid.
@@ -64,7 +64,7 @@ impl RemoteVtep {
         self
     }
 
-    /// The outer headers as configured.
+    /// The outer headers, as configured.
     pub fn outer(&self) -> &Outer {
         &self.outer
     }
@@ -87,7 +87,7 @@ impl RemoteVtep {
         self.outer.vni
     }
 
-    /// The outer addresses that it sends from.
+    /// The outer source addresses of its packets.
     pub fn sources(&self) -> &[IpAddr] {
         &self.sources
     }
@@ -178,7 +178,7 @@ impl VtepTable {
         Ok(index)
     }
 
-    /// Replaces a VTEP: a node whose address or MAC address has changed. The index continues to
+    /// Replaces a VTEP when its node's address or MAC address has changed. The index continues to
     /// mean that node.
     ///
     /// # Errors
@@ -191,10 +191,10 @@ impl VtepTable {
         Ok(())
     }
 
-    /// As [`replace`](Self::replace) for several at once, which may exchange addresses.
+    /// As [`replace`](Self::replace), for several VTEPs at once, which may exchange addresses.
     ///
     /// # Errors
-    /// [`TableError`] with the index it is about; the table is unchanged then.
+    /// [`TableError`] with the index that it concerns; the table is unchanged then.
     pub fn replace_all(
         &mut self,
         ends: Vec<(VtepIndex, RemoteVtep)>,
@@ -311,7 +311,8 @@ impl VtepTable {
                 return Err(TableError::AddressTaken(*address, vni));
             }
         }
-        // VTEPs without a MAC address of their own all have zero, and are not indexed by it.
+        // VTEPs without a MAC address of their own all have zero, and are not in the index by MAC
+        // address.
         let of_mac = self.by_mac(end.mac, vni, end.template.is_ipv6());
         if of_mac.is_some_and(|i| Some(i) != place) {
             return Err(TableError::MacTaken(end.mac, vni));

@@ -73,7 +73,7 @@ fn dissected() {
         let overhead = if outer.source.is_ipv6() { 70 } else { 50 };
         assert_eq!(got.start, overhead, "{}", captured.inside);
         let inner = &captured.frame[got.start as usize..];
-        // The inner frame is whole: `etherparse` finds in it what was sent.
+        // The inner frame is complete: `etherparse` finds the packet that was sent in it.
         let kind = captured.inside.split(' ').next().unwrap();
         let proto = dissect(inner).key.proto;
         let expected = match kind {
@@ -98,7 +98,7 @@ fn dissected() {
     }
 }
 
-/// With the kernel's choice of source port, identification and ECN we write the same bytes.
+/// With the kernel's choice of source port, identification and ECN, we write the same bytes.
 #[test]
 fn written_equal() {
     let key = HashKey::new(7);

@@ -1,4 +1,4 @@
-//! Encapsulation and decapsulation are inverse, whatever the tunnel and the frame.
+//! Encapsulation and decapsulation are inverse operations for any tunnel and frame.
 
 mod support;
 
@@ -105,7 +105,7 @@ fn fix_ipv4(frame: &mut [u8]) {
 }
 
 proptest! {
-    /// The fast encapsulation writes what the general one writes.
+    /// The fast encapsulation writes the same bytes as the general one.
     #[test]
     fn fast_encapsulation_equals_the_general_one(
         mut outer in outer(),
@@ -132,8 +132,8 @@ proptest! {
         prop_assert_eq!(frame, plain);
     }
 
-    /// What the fast decapsulation accepts, the general one accepts with the same result. Packets
-    /// of the common kind are accepted by the fast one.
+    /// The fast decapsulation accepts only packets that the general one accepts, with the same
+    /// result. It accepts all packets of the common kind.
     #[test]
     fn fast_decapsulation_equals_the_general_one(
         (source, destination) in (unicast(false), unicast(false)),
@@ -231,7 +231,7 @@ proptest! {
 
     /// Where the inner checksum is partial, the outer one is right once the inner one is completed.
     #[test]
-    fn outer_checksum_over_an_unfinished_inner_one(
+    fn outer_checksum_over_a_partial_inner_one(
         mut outer in outer(),
         facts in facts(),
         payload in prop::collection::vec(any::<u8>(), 0..1500),
@@ -260,7 +260,7 @@ proptest! {
         prop_assert!(udp_checksum_is_right(&frame[template.len()..]));
     }
 
-    /// The same wherever in the frame the partial checksum starts, odd offsets included.
+    /// The same for every start of the partial checksum in the frame, odd offsets included.
     #[test]
     fn unfinished_anywhere(
         mut outer in outer(),
@@ -287,7 +287,7 @@ proptest! {
         }
     }
 
-    /// No input makes the readers panic.
+    /// The parsers do not panic on any input.
     #[test]
     fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), l4 in 0u16..220) {
         let rules = DecapRules::default();
@@ -308,7 +308,7 @@ proptest! {
     }
 }
 
-/// What a device does: sums from `start` to the end, pseudo-header sum included.
+/// As a device does it: sums from `start` to the end, pseudo-header sum included.
 fn finish(frame: &mut [u8], partial: PartialChecksum) {
     let start = usize::from(partial.start);
     let at = start + usize::from(partial.offset);
@@ -362,7 +362,7 @@ fn v4_tunnel() -> Outer {
 }
 
 #[test]
-fn refused_frames_are_left_as_they_are() {
+fn refused_frames_are_left_unchanged() {
     let template = Template::new(&v4_tunnel()).unwrap();
     let fill = |len| vec![0x77; len];
     let cases = [
@@ -387,7 +387,7 @@ fn refused_frames_are_left_as_they_are() {
 }
 
 #[test]
-fn super_frames_leave_the_checksum_to_the_cutter() {
+fn gso_packets_leave_the_checksum_to_segmentation() {
     let facts = InnerFacts {
         gso: true,
         partial: Some(PartialChecksum { start: 34, offset: 16 }),
@@ -420,7 +420,7 @@ fn fragments_of_a_datagram_share_a_source_port() {
 }
 
 #[test]
-fn what_is_refused_on_arrival() {
+fn received_packets_that_are_refused() {
     let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
     let rules = DecapRules::default();
     let inner = udp_frame(a, b, (5, 6), b"x");

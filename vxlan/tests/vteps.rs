@@ -43,7 +43,7 @@ fn packet(source: &str, destination: &str, network: u32) -> Decap {
 }
 
 #[test]
-fn only_known_ends_are_admitted() {
+fn only_known_vteps_are_admitted() {
     let mut table = table();
     let two = table.insert(end("192.0.2.2", 2, 1).also_from(ip("2001:db8::2"))).unwrap();
     let three = table.insert(end("192.0.2.3", 3, 1)).unwrap();
@@ -67,7 +67,7 @@ fn only_known_ends_are_admitted() {
     assert_eq!(table.by_mac(Mac([2, 0, 0, 0, 0, 9]), vni(1), false), None);
 }
 
-/// A node changes its address and MAC address: the old ones are unknown afterwards, the index
+/// A node changes its address and MAC address: the old ones are unknown afterwards, and the index
 /// stays.
 #[test]
 fn nodes_change() {
@@ -91,7 +91,7 @@ fn nodes_change() {
     let four = table.insert(end("192.0.2.4", 4, 1)).unwrap();
     assert_eq!((four, table.len()), (three, 2));
 
-    // The clone still has the state before.
+    // The clone still has the previous state.
     assert_eq!(before.by_source(ip("192.0.2.2"), vni(1)), Some(two));
     assert_eq!(before.get(three).unwrap().outer().destination, ip("192.0.2.3"));
 }
@@ -140,7 +140,7 @@ fn impossible_tunnels() {
     assert_eq!(refused(Outer { dscp, ..good }), TemplateError::Dscp(64));
 }
 
-/// What an ICMP error about a tunnel packet quotes: from the outer IP header on.
+/// The part of a tunnel packet that an ICMP error quotes: from the outer IP header on.
 fn quote(source: &str, destination: &str, ports: (u16, u16), network: u32) -> Vec<u8> {
     let mut payload = podswitch_vxlan::header::bytes(vni(network)).to_vec();
     payload.extend([0; 1450]);
@@ -186,7 +186,7 @@ fn path_mtu_only_from_our_own_packets() {
 }
 
 #[test]
-fn ends_can_take_over_each_others_addresses_at_once() {
+fn vteps_can_exchange_addresses_in_one_change() {
     let mut table = table();
     let two = table.insert(end("192.0.2.2", 2, 1)).unwrap();
     let three = table.insert(end("192.0.2.3", 3, 1)).unwrap();

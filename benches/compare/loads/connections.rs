@@ -1,9 +1,12 @@
-//! Connect, request, answer, close, over and over on several threads: TCP connections a second.
+//! Connect, request, response, close, repeatedly on several threads: TCP connections a second.
 //!
-//! All clients go to one listener, which as many threads of the server's take connections from.
-//! Through Services every connection goes to another one than the last, all of them in turn, so
-//! that none is hot. The server closes after its answer, the client when it has read that: ports in
-//! TIME_WAIT are the server's, and a client's may be taken again at once.
+//! Each client has one connection at a time. All clients connect to one listener, from which as many threads of
+//! the server accept connections. Through Services, each connection goes to another Service than the last, all of
+//! them in turn, so that none stays in the cache.
+//!
+//! Close by FIN: the server closes after its response, and the client when it has read it. The server's ports are the
+//! ones in TIME_WAIT, so a client can use its port again at once. Close by RST: the client resets the connection when it
+//! has the response, and the server waits for that.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,17 +16,28 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
 
-use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use super::{STOP_CHECK_INTERVAL, Sample, Stop, StopOnDrop, TIMEOUT, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Ends, Family, Path, Pod};
 
-/// Clients at a time.
-const CLIENTS: usize = 4;
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Close {
+    Fin,
+    Rst,
+}
+
 const REQUEST: [u8; 64] = [0x3f; 64];
 const ANSWER: [u8; 128] = [0x21; 128];
 
-pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample> {
+pub(super) fn run(
+    path: &Path,
+    family: Family,
+    in_flight: usize,
+    close: Close,
+    time: Duration,
+) -> Outcome<Sample> {
     let ends = path.ends(Protocol::Tcp, family);
     let listener = listen(&path.server, ends.listen)?;
     let bound = listener.local_addr().map_err(|e| e.to_string())?;
@@ -31,16 +45,17 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     thread::scope(|scope| {
         let _end = [StopOnDrop(&stop), StopOnDrop(&closed)];
         let mut clients = Vec::new();
-        for number in 0..CLIENTS {
+        for number in 0..in_flight {
             let (stop, closed, done, pod) = (&stop, &closed, &done, &path.client);
             let listener = listener.try_clone().map_err(|e| e.to_string())?;
-            scope.spawn(move || serve(&listener, closed));
-            let run = move || client(pod, Targets { ends, bound, number }, done, stop);
+            scope.spawn(move || serve(&listener, close, closed));
+            let targets = Targets { ends, bound, number, step: in_flight };
+            let run = move || client(pod, targets, close, done, stop);
             clients.push(scope.spawn(run));
         }
         let counted = count_for(time, || Ok(done.load(Relaxed)));
         stop.set();
-        // Servers end last: a client may be waiting for one.
+        // Servers end last, because a client may be waiting for one.
         for client in clients {
             client.join().map_err(|_| "a client panicked")??;
         }
@@ -50,64 +65,76 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     })
 }
 
-/// What a client connects to, one after the other.
+/// The addresses to which a client connects, one after the other.
 struct Targets<'a> {
     ends: Ends<'a>,
     bound: SocketAddr,
     number: usize,
+    /// Number of clients.
+    step: usize,
 }
 
 impl Iterator for Targets<'_> {
     type Item = SocketAddr;
 
     fn next(&mut self) -> Option<SocketAddr> {
-        /// No Service is near the one before it, and all have their turn: prime, and no divisor of
-        /// what clients there are or Services.
+        /// A prime that divides neither the number of clients nor the number of Services. So
+        /// successive connections go to distant Services, and all Services are used.
         const STEP: usize = 7_919;
         let target = self.ends.target(self.bound, self.number.wrapping_mul(STEP));
-        self.number = self.number.wrapping_add(CLIENTS);
+        self.number = self.number.wrapping_add(self.step);
         Some(target)
     }
 }
 
-/// A listener that now and then gives up waiting.
+/// A listener whose accept call times out periodically.
 fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
     let listener = pod.open(|| TcpListener::bind(at))?;
-    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(GLANCE))
+    sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(STOP_CHECK_INTERVAL))
         .map_err(|e| e.to_string())?;
     Ok(listener)
 }
 
-fn serve(listener: &TcpListener, closed: &Stop) {
+fn serve(listener: &TcpListener, close: Close, closed: &Stop) {
     let mut request = REQUEST;
     while !closed.is_set() {
         let Ok((mut stream, _)) = listener.accept() else { continue };
-        // Who asked sees what comes of an error.
+        // The client notices the result of an error.
         let _ = stream
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .and_then(|()| stream.read_exact(&mut request))
             .and_then(|()| stream.write_all(&ANSWER));
+        if close == Close::Rst {
+            // Returns when the client has reset the connection.
+            let _ = stream.read(&mut request);
+        }
     }
 }
 
-/// Asks until told to stop, or until it fails.
-fn client(pod: &Pod, mut targets: Targets<'_>, done: &AtomicU64, stop: &Stop) -> Outcome<()> {
-    // Each connection's socket is opened here, so the whole loop runs inside.
+/// Sends requests until it is stopped or a request fails.
+fn client(
+    pod: &Pod,
+    mut targets: Targets<'_>,
+    close: Close,
+    done: &AtomicU64,
+    stop: &Stop,
+) -> Outcome<()> {
+    // Each connection's socket is opened here, so the whole loop runs in the namespace.
     pod.open(|| {
         while let Some(target) = targets.next()
             && !stop.is_set()
         {
-            ask(target)?;
+            ask(target, close)?;
             done.fetch_add(1, Relaxed);
         }
         Ok(())
     })
 }
 
-fn ask(target: SocketAddr) -> io::Result<()> {
+fn ask(target: SocketAddr, close: Close) -> io::Result<()> {
     let mut answer = [0; 2 * ANSWER.len()];
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(&REQUEST)?;
     let mut count = 0;
     loop {
@@ -115,6 +142,9 @@ fn ask(target: SocketAddr) -> io::Result<()> {
             0 if answer[..count] == ANSWER => return Ok(()),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => count += more,
+        }
+        if close == Close::Rst && answer[..count] == ANSWER {
+            return Ok(sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Datagrams of 18 bytes (frames of 60) from a UDP socket to a UDP socket: millions a second
-//! that the reader gets.
+//! Datagrams of 18 bytes (frames of 60) from one UDP socket to another: millions a second that the
+//! reader receives.
 //!
-//! What limits it: the two stacks and the reader's system call for each datagram as much as the
-//! path. The sender hands the kernel 64 a call (`sendmmsg`).
+//! The two stacks and the reader's system call for each datagram limit the rate as much as the path
+//! does. The sender passes 64 datagrams to the kernel per call (`sendmmsg`).
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
-use super::{GLANCE, Sample, Stop, StopOnDrop, count_for};
+use super::{STOP_CHECK_INTERVAL, Sample, Stop, StopOnDrop, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};
@@ -25,7 +25,7 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     let ends = path.ends(Protocol::Udp, family);
     let server = path.server.open(|| UdpSocket::bind(ends.listen))?;
     let target = ends.target(server.local_addr().map_err(|e| e.to_string())?, 0);
-    server.set_read_timeout(Some(GLANCE)).map_err(|e| e.to_string())?;
+    server.set_read_timeout(Some(STOP_CHECK_INTERVAL)).map_err(|e| e.to_string())?;
     let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
     client.connect(target).map_err(|e| e.to_string())?;
     let (stop, received) = (Stop::default(), AtomicU64::new(0));

@@ -1,9 +1,10 @@
-//! UDP packets in frames of 60 bytes, as fast as a packet socket in the client's pod sends
-//! them: millions a second that the server's stack takes up to a socket.
+//! UDP packets in frames of 60 bytes, as fast as a packet socket in the client's pod sends them:
+//! millions a second that the server's stack delivers to UDP.
 //!
-//! What limits it is the path. The frames are made beforehand and sent 64 to a call, past the
-//! client's own stack; nobody reads the server's socket, whose stack counts them. A reader would
-//! take a processor from the path and be slower than most of them: `datagrams` has one.
+//! The path limits the rate. The frames are built beforehand and sent 64 per call, past the
+//! client's own stack. Nobody reads the server's socket; its stack counts the packets. A reader
+//! would take processor time from the path and be slower than most paths: the load `datagrams` has
+//! one.
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,14 +16,14 @@ use podswitch_core::packet::{Batch, Pool, PoolConfig};
 use podswitch_core::port::{Device, Port};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice, Receive};
 
-use super::{PATIENCE, Sample, Stop, StopOnDrop, count_for};
+use super::{Sample, Stop, StopOnDrop, TIMEOUT, count_for};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path, Pod};
 
-/// Flows, by source port: enough for several queues to have some each.
+/// Number of flows, by source port: enough that each of several queues gets some.
 const FLOWS: u16 = 64;
-/// 14 bytes Ethernet, 20 IPv4, 8 UDP.
+/// 14 bytes of Ethernet, 20 of IPv4, 8 of UDP.
 const PAYLOAD: [u8; 18] = [0x5a; 18];
 
 pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
@@ -54,7 +55,7 @@ pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
 }
 
 fn frame(path: &Path, from: u16, to: SocketAddr) -> Outcome<Vec<u8>> {
-    let SocketAddr::V4(to) = to else { return Err(format!("{to} is not of IPv4")) };
+    let SocketAddr::V4(to) = to else { return Err(format!("{to} is not an IPv4 address")) };
     let client = &path.client;
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(client.mac.0, client.next_hop.0)
@@ -83,19 +84,19 @@ fn send(port: &mut dyn Port, frames: &[Vec<u8>], stop: &Stop) -> Outcome<()> {
     Ok(())
 }
 
-/// Sees that the frames are what the server's socket takes.
+/// Checks that the server's socket receives the frames.
 fn arrives(server: &UdpSocket) -> Outcome<()> {
-    server.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+    server.set_read_timeout(Some(TIMEOUT)).map_err(|e| e.to_string())?;
     let mut buffer = [0; 64];
     match server.recv(&mut buffer) {
         Ok(count) if buffer[..count] == PAYLOAD => Ok(()),
-        Ok(count) => Err(format!("{count} bytes arrived, not those that were sent")),
+        Ok(count) => Err(format!("{count} bytes arrived, but not those that were sent")),
         Err(error) => Err(format!("nothing arrived: {error}")),
     }
 }
 
-/// IPv4 packets that the pod's stack has handed on to UDP and the like so far (RFC 4293,
-/// ipSystemStatsInDelivers), of which next to all are ours.
+/// IPv4 packets that the pod's stack has delivered to UDP and other protocols so far (RFC 4293,
+/// ipSystemStatsInDelivers). Nearly all of them are the sent frames.
 fn delivered(pod: &Pod) -> Outcome<u64> {
     let text = pod.open(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
@@ -104,5 +105,5 @@ fn delivered(pod: &Pod) -> Outcome<u64> {
         .split(' ')
         .zip(values.split(' '))
         .find_map(|(name, value)| (name == "InDelivers").then(|| value.parse().ok()).flatten())
-        .ok_or_else(|| "the kernel does not tell what was delivered".to_owned())
+        .ok_or_else(|| "the kernel does not report the number of delivered packets".to_owned())
 }

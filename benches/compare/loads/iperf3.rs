@@ -1,4 +1,5 @@
-//! `iperf3` beside our own stream, to see that the generator is not what is measured.
+//! `iperf3`, compared with this program's own stream, to show that the generator does not limit the
+//! result.
 
 use std::process::{Child, Stdio};
 use std::thread;
@@ -12,10 +13,10 @@ use crate::usage::Usage;
 /// The program.
 pub(super) const PROGRAM: &str = "iperf3";
 const PORT: &str = "5201";
-/// Until the server listens.
+/// The time until the server listens.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Ended, whatever becomes of the client.
+/// The server; dropping it ends the process.
 struct Server(Child);
 
 impl Drop for Server {
@@ -38,7 +39,7 @@ pub(super) fn run(path: &Path, time: Duration) -> Outcome<Sample> {
         .spawn()
         .map_err(|e| format!("{PROGRAM}: {e}"))?;
     let _server = Server(server);
-    // It takes whole seconds.
+    // `iperf3` accepts only whole seconds.
     let seconds = time.as_secs_f64().ceil().to_string();
     let mut last = Err(String::new());
     for _ in 0..40 {

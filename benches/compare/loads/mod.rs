@@ -1,5 +1,5 @@
 //! Loads: traffic from the client pod to the server pod through real sockets, on threads of this
-//! process, and what was got.
+//! process, and the results.
 
 mod connections;
 mod datagrams;
@@ -15,39 +15,42 @@ use std::time::Duration;
 use crate::Outcome;
 use crate::paths::{Family, Path};
 use crate::usage::Usage;
+use connections::Close;
 
 /// A load.
 pub(crate) struct Load {
     pub(crate) name: &'static str,
-    /// What it measures.
+    /// The figures that it measures.
     pub(crate) figures: &'static [Figure],
-    /// What processor time is counted by.
+    /// The unit of work for which processor time is reported.
     pub(crate) work: &'static str,
     /// Whether it consists of new connections.
     pub(crate) opens_connections: bool,
-    /// A program that it cannot do without.
+    /// Measured only if loads are named, or all loads are requested.
+    pub(crate) on_request: bool,
+    /// A program that it needs.
     pub(crate) needs: Option<&'static str>,
     pub(crate) run: fn(&Path, Duration) -> Outcome<Sample>,
 }
 
-/// One of the things that a load measures.
+/// One of the figures that a load measures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
-    /// Name; empty if the load's says it all.
+    /// Name; empty if the load has only one figure.
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
-    /// Whether more of it is better.
+    /// Whether a greater value is better.
     pub(crate) more_is_better: bool,
 }
 
-/// What a load came to.
+/// The result of a load.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     /// A value for each figure.
     pub(crate) values: Vec<f64>,
-    /// How much work was done in all.
+    /// The total amount of work.
     pub(crate) work: f64,
-    /// What it took.
+    /// The resources that it used.
     pub(crate) usage: Usage,
 }
 
@@ -64,6 +67,21 @@ const MPPS: &[Figure] = &rate("Mpps");
 const MICROS: &[Figure] = &[micros("p50"), micros("p99")];
 const RATE: &[Figure] = &rate("1/s");
 
+/// New connections: the number that are open at a time, and how they end.
+macro_rules! connections {
+    ($name:literal, $family:expr, $in_flight:literal, $close:expr, $on_request:literal) => {
+        Load {
+            name: $name,
+            figures: RATE,
+            work: "connection",
+            opens_connections: true,
+            on_request: $on_request,
+            needs: None,
+            run: |path, time| connections::run(path, $family, $in_flight, $close, time),
+        }
+    };
+}
+
 /// Every load, in the order of the table.
 pub(crate) const ALL: &[Load] = &[
     Load {
@@ -71,6 +89,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| stream::run(path, Family::V4, time),
     },
@@ -79,6 +98,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| stream::run(path, Family::V6, time),
     },
@@ -87,6 +107,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: GBIT,
         work: "KiB",
         opens_connections: false,
+        on_request: false,
         needs: Some(iperf3::PROGRAM),
         run: iperf3::run,
     },
@@ -95,6 +116,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MPPS,
         work: "frame",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: frames::run,
     },
@@ -103,6 +125,7 @@ pub(crate) const ALL: &[Load] = &[
         figures: MPPS,
         work: "datagram",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| datagrams::run(path, Family::V4, time),
     },
@@ -111,27 +134,32 @@ pub(crate) const ALL: &[Load] = &[
         figures: MICROS,
         work: "round trip",
         opens_connections: false,
+        on_request: false,
         needs: None,
         run: |path, time| round_trip::run(path, Family::V4, time),
     },
-    Load {
-        name: "connect_request_close/ipv4",
-        figures: RATE,
-        work: "connection",
-        opens_connections: true,
-        needs: None,
-        run: |path, time| connections::run(path, Family::V4, time),
-    },
+    connections!("connect_request_close/ipv4", Family::V4, 4, Close::Fin, false),
+    connections!("connect_request_close/ipv4/1", Family::V4, 1, Close::Fin, true),
+    connections!("connect_request_close/ipv4/16", Family::V4, 16, Close::Fin, true),
+    connections!("connect_request_close/ipv4/64", Family::V4, 64, Close::Fin, true),
+    connections!("connect_request_close/ipv4/256", Family::V4, 256, Close::Fin, true),
+    connections!("connect_request_close/ipv6", Family::V6, 4, Close::Fin, true),
+    connections!("connect_request_reset/ipv4", Family::V4, 4, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/1", Family::V4, 1, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/16", Family::V4, 16, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/64", Family::V4, 64, Close::Rst, true),
+    connections!("connect_request_reset/ipv4/256", Family::V4, 256, Close::Rst, true),
 ];
 
-/// Traffic that goes before what is counted: neighbours are found, windows grow, caches fill.
+/// Traffic before the measurement, so that neighbours are resolved, windows grow and caches are
+/// filled.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// How long anything may take on an overloaded machine.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a thread waits that looks now and then whether it is to end.
-const GLANCE: Duration = Duration::from_millis(200);
+/// Timeout of any operation on an overloaded machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a thread waits before it checks whether to stop.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Ends a load's threads, also when what watches over them panics.
+/// Ends a load's threads, also when the thread that controls them panics.
 #[derive(Default)]
 struct Stop(AtomicBool);
 
@@ -153,8 +181,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Lets what was started run for a while and reads a count before and after. Gives the
-/// difference, and what was used meanwhile.
+/// Lets the started load run for a while and reads a count before and after. Returns the
+/// difference, and the resources used in that time.
 fn count_for(time: Duration, mut count: impl FnMut() -> Outcome<u64>) -> Outcome<(u64, Usage)> {
     thread::sleep(WARM_UP);
     let (before, start) = (count()?, Usage::now());

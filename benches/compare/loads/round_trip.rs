@@ -1,11 +1,11 @@
-//! A datagram of 18 bytes there and back, one after the other, between sockets that wait in the
-//! kernel: microseconds by half and by 99 in a hundred.
+//! A datagram of 18 bytes is sent and returned, one after the other, between sockets that wait in
+//! the kernel: median and 99th percentile in microseconds.
 
 use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use super::{GLANCE, PATIENCE, Sample, Stop, StopOnDrop, WARM_UP};
+use super::{STOP_CHECK_INTERVAL, Sample, Stop, StopOnDrop, TIMEOUT, WARM_UP};
 use crate::Outcome;
 use crate::paths::services::Protocol;
 use crate::paths::{Family, Path};
@@ -18,8 +18,8 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
     client
         .connect(target)
-        .and_then(|()| client.set_read_timeout(Some(PATIENCE)))
-        .and_then(|()| server.set_read_timeout(Some(GLANCE)))
+        .and_then(|()| client.set_read_timeout(Some(TIMEOUT)))
+        .and_then(|()| server.set_read_timeout(Some(STOP_CHECK_INTERVAL)))
         .map_err(|e| e.to_string())?;
     let stop = Stop::default();
     thread::scope(|scope| {
@@ -39,13 +39,13 @@ fn echo(server: &UdpSocket, stop: &Stop) {
     let mut buffer = [0; 64];
     while !stop.is_set() {
         if let Ok((count, from)) = server.recv_from(&mut buffer) {
-            // Who asked waits for it, and says so if it does not come.
+            // The client waits for the response, and reports if it does not arrive.
             let _ = server.send_to(&buffer[..count], from);
         }
     }
 }
 
-/// Asks for so long, at least once; gives how long each answer took.
+/// Sends requests for this time, at least one; returns the duration of each round trip.
 fn ask(client: &UdpSocket, time: Duration) -> Outcome<Vec<Duration>> {
     let (mut times, mut buffer) = (Vec::new(), [0; 64]);
     let start = monotonic();

@@ -1,6 +1,6 @@
-//! `--packets`: what a packet of a known flow costs by itself, beside Open vSwitch's user-space
-//! datapath on this machine in this run. Both poll; neither touches the kernel: frames come out
-//! of memory and go nowhere. Of both it is the processor time of the thread that forwards.
+//! `--packets`: the cost of a packet of a known flow, compared with Open vSwitch's user-space datapath on this machine
+//! in this run. Both poll, and neither uses the kernel: frames come from memory and are discarded. For both, the figure
+//! is the processor time of the forwarding thread.
 
 mod ours;
 mod ovs;
@@ -17,14 +17,14 @@ use crate::usage::load_averages;
 use ours::{Known, Subject};
 use ovs::{Datapath, Pipeline};
 
-/// A peer's figure, and ours that are laid beside it.
+/// A figure of Open vSwitch, and our figures that are compared with it.
 struct Versus {
     pipeline: Pipeline,
     flows: usize,
     ours: &'static [Ours],
 }
 
-/// One of our figures. `part`: what part of the peer's time it may take, where something is aimed at.
+/// One of our figures. `part`: the maximum part of Open vSwitch's time that it may take, if there is a target.
 struct Ours {
     known: Known,
     flows: usize,
@@ -82,7 +82,7 @@ const ALL: &[Versus] = &[
     },
 ];
 
-/// Measures all of it and prints a table; false if something failed.
+/// Measures all figures and prints a table; false if something failed.
 pub(crate) fn run(args: &Args) -> bool {
     let mut good = true;
     println!("{}", ovs::version().unwrap_or_else(|| "no Open vSwitch".to_owned()));
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args) -> bool {
     good
 }
 
-/// The rows of a peer's figure and of ours beside it.
+/// The rows of one Open vSwitch figure and of our figures compared with it.
 fn measure(args: &Args, versus: &Versus) -> Outcome<String> {
     let peer = match Datapath::start(versus.pipeline, versus.flows) {
         Ok(peer) => Ok(peer),
@@ -143,7 +143,7 @@ fn measure(args: &Args, versus: &Versus) -> Outcome<String> {
     Ok(text)
 }
 
-/// Our own figures need less time for the same steadiness, and there are more of them.
+/// Our own figures need less time for the same precision, and there are more of them.
 fn part_of(duration: Duration) -> Duration {
     duration / 4
 }

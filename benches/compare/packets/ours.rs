@@ -8,7 +8,7 @@ use crate::usage::thread_time;
 use podswitch_benches::full::{self, Case};
 use podswitch_benches::rig::{Rig, routed, scattered, udp};
 
-/// Flows of one kind that a switch knows: datagrams.
+/// Kinds of flows that a switch knows. All are datagrams.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Known {
     /// From pod to pod of one node.
@@ -16,9 +16,9 @@ pub(super) enum Known {
         /// Over IPv6.
         v6: bool,
     },
-    /// To 200 Services; `full`: under policies, and through the tunnel.
+    /// To 200 Services. `full`: with policies, and through the tunnel.
     Service {
-        /// Under policies, and through the tunnel.
+        /// With policies, and through the tunnel.
         full: bool,
         /// Over IPv6.
         v6: bool,
@@ -26,7 +26,7 @@ pub(super) enum Known {
 }
 
 impl Known {
-    /// As the `hit` bench calls it.
+    /// The name in the `hit` bench.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Routed { v6: false } => "hit/l3",
@@ -55,7 +55,7 @@ impl Subject {
         })
     }
 
-    /// ns a packet.
+    /// Returns ns per packet.
     pub(super) fn measure(&mut self, duration: Duration) -> f64 {
         const POLLS: usize = 64;
         let Rig { workers, now, .. } = &mut self.0;
@@ -71,7 +71,7 @@ impl Subject {
         }
     }
 
-    /// Nothing was dropped, and nothing missed.
+    /// Checks that nothing was dropped and nothing missed.
     pub(super) fn check(&self) {
         self.0.check();
     }

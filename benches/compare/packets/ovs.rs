@@ -1,5 +1,5 @@
-//! Open vSwitch with DPDK: one poll-mode thread, fed by DPDK's driver that plays a capture over and over out
-//! of memory (`net_pcap`, `infinite_rx`), its output thrown away by the drivers. No device, no huge pages.
+//! Open vSwitch with DPDK: one poll-mode thread. A DPDK driver feeds it by replaying a capture from memory (`net_pcap`,
+//! `infinite_rx`), and the drivers discard its output. No device, no huge pages.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,16 +17,15 @@ use crate::paths::ovs::daemon::{Daemon, Programs};
 use podswitch_benches::full::SERVICES;
 use podswitch_benches::rig::{scattered, udp};
 
-/// What is installed, in a line.
+/// The installed version, in one line.
 pub(super) use crate::paths::ovs::version;
 
-/// What is done with packets.
+/// The pipeline that packets pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pipeline {
-    /// One rule that looks at the destination; 1,000 flows all hit the exact-match cache.
+    /// One rule that matches the destination; 1,000 flows all hit the exact-match cache.
     Forward,
-    /// Connection tracking and destination NAT to 200 Services, questions and answers, as OVN
-    /// writes load balancers.
+    /// Connection tracking and destination NAT to 200 Services, requests and replies, as OVN configures load balancers.
     Translate,
 }
 
@@ -62,7 +61,7 @@ impl Pipeline {
         text
     }
 
-    /// What comes in by either port: the second's answers, where there are any.
+    /// The frames that arrive at each port. Those of the second port are the replies, if there are any.
     fn frames(self, count: usize) -> [Vec<Vec<u8>>; 2] {
         match self {
             Self::Forward => [scattered(count).map(|flow| udp(flow, false)).collect(), Vec::new()],
@@ -93,42 +92,42 @@ fn backend(service: usize) -> [u8; 4] {
     [10, 3, 0, service as u8 + 1]
 }
 
-/// A flow's client, and the Service that it asks.
+/// A flow's client, and the Service to which it connects.
 fn client(flow: usize) -> (([u8; 4], u16), usize) {
     let address = [10, 1, 1 + (flow / 60_000) as u8, 2];
     ((address, (flow % 60_000) as u16 + 1024), flow % SERVICES)
 }
 
-/// 60 bytes.
+/// A frame of 60 bytes.
 fn datagram(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
         .ipv4(from.0, to.0, 64)
         .udp(from.1, to.1)
         .write(&mut frame, &[0; 18])
-        .expect("a frame of our own");
+        .expect("a valid frame");
     frame
 }
 
 const PAUSE: Duration = Duration::from_millis(20);
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// A datapath that forwards as fast as it can, from when it is made.
+/// A datapath that forwards as fast as it can from its creation on.
 pub(super) struct Datapath {
     daemon: Daemon,
-    /// Its poll-mode thread, in `/proc`.
+    /// Directory of its poll-mode thread in `/proc`.
     thread: PathBuf,
 }
 
 impl Datapath {
-    /// With so many flows, all known.
+    /// Creates the datapath with this number of flows, all of them known.
     pub(super) fn start(pipeline: Pipeline, flows: usize) -> Result<Self, Missing> {
         let programs = Programs::find()?;
         if !programs.tso {
             return Err(Missing::Unavailable("Open vSwitch is built without DPDK".to_owned()));
         }
         let ns = NetNs::anonymous().map_err(|e| e.to_string())?;
-        // The last processor polls. Without huge pages memory is of one piece, made at the start.
+        // The last processor polls. Without huge pages, memory is one block, allocated at the start.
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let settings = [
             "other_config:dpdk-init=true".to_owned(),
@@ -155,19 +154,19 @@ impl Datapath {
                 number + 1
             );
             daemon.vsctl(&port)?;
-            // Drivers are packages of their own.
+            // Drivers are in separate packages.
             if daemon.vsctl(&format!("get Interface p{number} ofport"))?.trim() == "-1" {
                 return Err(Missing::Unavailable(format!("DPDK has no driver for {driver}")));
             }
         }
         let thread = poll_mode_thread(&daemon)?;
         let datapath = Self { daemon, thread };
-        // All flows get into the caches, where they fit.
+        // Waits until all flows are in the caches, as far as they fit.
         thread::sleep(SETTLING + Duration::from_micros(20) * flows as u32);
         Ok(datapath)
     }
 
-    /// ns a packet.
+    /// Returns ns per packet.
     pub(super) fn measure(&self, duration: Duration) -> Outcome<f64> {
         let begun = (self.busy()?, self.packets()?);
         thread::sleep(duration);
@@ -178,7 +177,7 @@ impl Datapath {
         Ok(busy / packets)
     }
 
-    /// The thread's processor time, in ns. It never waits.
+    /// The thread's processor time in ns. The thread never waits.
     fn busy(&self) -> Outcome<f64> {
         let file = self.thread.join("schedstat");
         let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -186,7 +185,7 @@ impl Datapath {
         first.ok_or_else(|| format!("{}: {text}", file.display()))
     }
 
-    /// Packets that it has received.
+    /// Number of packets that it has received.
     fn packets(&self) -> Outcome<f64> {
         let text = self.daemon.appctl("dpif-netdev/pmd-stats-show")?;
         let counts = text.lines().filter_map(|line| line.trim().strip_prefix("packets received:"));

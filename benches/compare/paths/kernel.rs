@@ -1,4 +1,4 @@
-//! Paths that are the kernel's alone, without Services.
+//! Paths of the kernel alone, without Services.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,11 +11,11 @@ use super::nodes::{self, Wire, underlay};
 use super::pod::{MTU, Pod, TUNNEL_MTU};
 use super::{Between, Missing, World, namespace};
 
-/// Where Flannel's VXLAN devices listen.
+/// UDP port of Flannel's VXLAN devices.
 const FLANNEL_PORT: u16 = 8472;
 const VXLAN_PORT: u16 = 4789;
 
-/// One veth pair, an end in each pod: no switch at all.
+/// One veth pair, one end in each pod: no switch.
 pub(super) fn veth() -> Result<World, Missing> {
     let [client, server] = Pod::pair(None)?;
     let mut netlink = Netlink::open(&client.namespace)?;
@@ -25,7 +25,7 @@ pub(super) fn veth() -> Result<World, Missing> {
     Ok(World::new(client, server, Between::default()))
 }
 
-/// A veth pair for each pod, and a bridge of the kernel in a namespace of its own between them.
+/// One veth pair for each pod, and a kernel bridge in a namespace between them.
 pub(super) fn bridge() -> Result<World, Missing> {
     let [client, server] = Pod::pair(None)?;
     let middle = namespace()?;
@@ -39,7 +39,8 @@ pub(super) fn bridge() -> Result<World, Missing> {
     Ok(World::new(client, server, between))
 }
 
-/// Two nodes, a bridge and a VXLAN device as its port on each: one Ethernet over both, that learns.
+/// Two nodes, each with a bridge and a VXLAN device as its port: one learning Ethernet segment over
+/// both nodes.
 pub(super) fn bridge_vxlan(wire: Wire) -> Result<World, Missing> {
     let mut client = Pod::new(0, 0, None)?;
     let mut server = Pod::new(0, 1, None)?;
@@ -68,8 +69,8 @@ pub(super) fn bridge_vxlan(wire: Wire) -> Result<World, Missing> {
     Ok(World::new(client, server, between))
 }
 
-/// Two nodes as Flannel sets them up: pods on a bridge that is their gateway, a VXLAN device that packets are
-/// routed to, with static neighbours and VTEPs.
+/// Two nodes as Flannel configures them: pods on a bridge that is their gateway, and a VXLAN device
+/// as route to the other node, with static neighbours and VTEPs.
 pub(super) fn flannel() -> Result<World, Missing> {
     let gateway = |node: u8| Mac([0x0a, 0x58, 10, 78, node, 1]);
     let mut client = Pod::new(0, 0, Some(gateway(0)))?;
@@ -111,7 +112,8 @@ fn flannel_node(node: &NetNs, number: u8, mac: Mac, pod: &Pod) -> Result<(), Hos
     let remote = underlay(other.into());
     netlink.add_tunnel_entry(device, vtep(other), remote)?;
     for (address, prefix) in self::gateways(other).into_iter().zip([24, 64]) {
-        // As Flannel has it: the other node's network by way of its first address, on the tunnel.
+        // As in Flannel: the route to the other node's network goes through its first address, on
+        // the tunnel.
         netlink.add_neighbour(device, address, vtep(other))?;
         let there = Cidr::new(network(address), prefix).expect("a prefix of the family");
         netlink.add_route(&Route::to(there).via(address).link(device).onlink())?;
@@ -147,12 +149,13 @@ pub(super) fn plug(ns: &NetNs, bridge: u32, name: &str, pod: &Pod) -> Result<(),
     netlink.set_master(member, Some(bridge))
 }
 
-/// Has the stack of a node forward.
+/// Enables forwarding in the stack of a node.
 pub(super) fn forwarding(ns: &NetNs) -> Result<(), HostError> {
     sysctl::set_all(ns, &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])
 }
 
-/// A bridge that asks no packet filter: as fast as it gets. Some kernels have no such thing.
+/// A bridge that does not call packet filters, for the highest speed. Some kernels do not have this
+/// setting.
 fn without_netfilter(ns: &NetNs) {
     for hook in ["iptables", "ip6tables", "arptables"] {
         let _ = sysctl::set(ns, &format!("net/bridge/bridge-nf-call-{hook}"), "0");

@@ -1,4 +1,4 @@
-//! Data paths: two pods, and what joins them.
+//! Data paths: two pods, and the path between them.
 
 mod kernel;
 mod kube_proxy;
@@ -25,19 +25,19 @@ use services::{Protocol, Services};
 
 use crate::Outcome;
 
-/// What paths are compared within: the same thing done for the pods.
+/// Paths are compared within a group: all paths of a group do the same for the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
     /// Two pods of a node, by each other's addresses.
     OneNode,
-    /// Two pods of a node, by the cluster IPs of so many Services.
+    /// Two pods of a node, through the cluster IPs of this number of Services.
     Services(usize),
     /// Two pods of two nodes.
     TwoNodes(Wire),
 }
 
 impl Group {
-    /// Name of the path that the group's others are compared to.
+    /// Name of the path with which the group's others are compared.
     pub(crate) fn baseline(self) -> &'static str {
         match self {
             Self::OneNode => "bridge",
@@ -49,7 +49,7 @@ impl Group {
         }
     }
 
-    /// What the group is, in words.
+    /// Title of the group.
     pub(crate) fn title(self) -> String {
         match self {
             Self::OneNode => "one node".to_owned(),
@@ -63,14 +63,14 @@ impl Group {
     }
 }
 
-/// A kind of path: its name, and how it is made.
+/// A kind of path: its name, and the function that creates it.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) group: Group,
     make: fn() -> Result<World, Missing>,
 }
 
-/// A short way to write one.
+/// Short form for the list.
 const fn kind(name: &'static str, group: Group, make: fn() -> Result<World, Missing>) -> Kind {
     Kind { name, group, make }
 }
@@ -118,16 +118,17 @@ pub(crate) const ALL: &[Kind] = &[
     kind("podswitch/tap/vxlan_packet/packets", CUT, || two_nodes(Raw, Wire::Packets)),
 ];
 
-/// The group of a path of that name.
+/// The group of the path with this name.
 pub(crate) fn group_of(name: &str) -> Group {
     ALL.iter().find(|kind| kind.name == name).map_or(Group::OneNode, |kind| kind.group)
 }
 
-/// Two pods that can reach each other, once what is between them is there.
+/// Two pods that can reach each other as long as `between` exists.
 struct World {
     client: Pod,
     server: Pod,
-    /// What the client reaches the server by, if not by its address.
+    /// The Services through which the client reaches the server, unless it uses the server's
+    /// address.
     services: Option<Services>,
     between: Between,
 }
@@ -138,17 +139,17 @@ impl World {
     }
 }
 
-/// What must live for the pods to reach each other. Going, it takes everything with it: what it
-/// holds has no names.
+/// The resources that must exist while the pods communicate. Dropping it removes them all, because
+/// none of them has a name.
 #[derive(Default)]
 struct Between {
-    /// First, so that switches end before their interfaces go.
+    /// The first field, so that switches end before their interfaces are removed.
     switches: Vec<ControlPlane>,
     _daemons: Vec<ovs::Daemon>,
     _namespaces: Vec<NetNs>,
 }
 
-/// A path that is there.
+/// A path that was created.
 pub(crate) struct Path {
     pub(crate) name: &'static str,
     pub(crate) group: Group,
@@ -159,7 +160,7 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// Where a server listens, and what its clients connect to.
+    /// The address on which a server listens, and the addresses to which its clients connect.
     pub(crate) fn ends(&self, protocol: Protocol, family: Family) -> Ends<'_> {
         let listen = match &self.services {
             Some(services) => services.listen(&self.server, protocol, family),
@@ -168,7 +169,7 @@ impl Path {
         Ends { listen, services: self.services.as_ref(), protocol, family }
     }
 
-    /// What the switches have dropped so far, by reason, if there are any.
+    /// The drops of the switches so far, by reason, if there are switches.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
         let workers = || self.between.switches.iter().flat_map(ControlPlane::workers);
         let count = |&reason| workers().map(|w| w.counters.dropped(reason)).sum();
@@ -180,7 +181,7 @@ impl Path {
 /// See [`Path::ends`].
 #[derive(Clone, Copy)]
 pub(crate) struct Ends<'a> {
-    /// What the server binds to.
+    /// The address to which the server binds.
     pub(crate) listen: SocketAddr,
     services: Option<&'a Services>,
     protocol: Protocol,
@@ -188,8 +189,8 @@ pub(crate) struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// What connection `number` goes to, the server being bound to `bound`: one connection after the
-    /// other through another Service, if it goes through Services.
+    /// The target of connection `number`, given the address `bound` of the server. If the path goes
+    /// through Services, successive connections use different Services.
     pub(crate) fn target(&self, bound: SocketAddr, number: usize) -> SocketAddr {
         match self.services {
             Some(services) => services.target(self.protocol, self.family, number),
@@ -208,7 +209,7 @@ pub(crate) enum Family {
 impl Family {
     const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The address that stands for any.
+    /// The unspecified address.
     pub(crate) fn unspecified(self) -> std::net::IpAddr {
         match self {
             Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
@@ -217,11 +218,11 @@ impl Family {
     }
 }
 
-/// Why a path is not there.
+/// Why a path could not be created.
 pub(crate) enum Missing {
-    /// This machine lacks something.
+    /// This machine lacks something that the path needs.
     Unavailable(String),
-    /// It should be there.
+    /// It should have worked.
     Broken(String),
 }
 
@@ -237,7 +238,7 @@ impl From<HostError> for Missing {
     }
 }
 
-/// Makes a path, and sees traffic of each family come through.
+/// Creates a path, and checks that traffic of each family passes.
 pub(crate) fn make(kind: &Kind) -> Result<Path, Missing> {
     let World { client, server, services, between } = (kind.make)()?;
     let path = Path { name: kind.name, group: kind.group, client, server, services, between };
@@ -245,12 +246,12 @@ pub(crate) fn make(kind: &Kind) -> Result<Path, Missing> {
     Ok(path)
 }
 
-/// A namespace for what is between pods.
+/// A namespace for the part between the pods.
 fn namespace() -> Outcome<NetNs> {
     NetNs::anonymous().map_err(|e| e.to_string())
 }
 
-/// Versions of the programs that paths are made with, those that are there.
+/// Versions of the installed programs that paths are created with.
 pub(crate) fn programs() -> Vec<String> {
     let of = |program| tools::find(program).ok().map(tools::version);
     [of("iptables-restore"), of("nft"), ovs::version()].into_iter().flatten().collect()

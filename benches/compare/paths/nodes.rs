@@ -1,4 +1,4 @@
-//! Two nodes and the network between them: a veth pair, an end in each.
+//! Two nodes and the network between them: a veth pair, one end in each.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,17 +13,17 @@ use super::{Missing, namespace, tools};
 /// A node's interface on the network.
 pub(super) const INTERFACE: &str = "underlay";
 
-/// What the interfaces on the network can do.
+/// The offloads of the interfaces on the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
-    /// Everything that a veth pair can: tunnelled GSO packets pass whole.
+    /// All offloads of a veth pair: tunnelled GSO packets pass unsegmented.
     Offloads,
-    /// No segmentation inside tunnels nor of UDP, as many network cards: what is on the wire are
-    /// packets.
+    /// No segmentation inside tunnels and none of UDP, as on many network cards: only packets up to
+    /// the MTU are on the wire.
     Packets,
 }
 
-/// The nodes, without addresses so far.
+/// The nodes, without addresses yet.
 pub(super) fn pair(wire: Wire) -> Result<[NetNs; 2], Missing> {
     let nodes = [namespace()?, namespace()?];
     let end = |number| LinkSpec::new(INTERFACE).mac(mac(number)).mtu(MTU).up();

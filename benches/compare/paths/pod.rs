@@ -13,7 +13,7 @@ use crate::Outcome;
 
 /// Largest network-layer packet within a node.
 pub(super) const MTU: u32 = 1500;
-/// … and of pods that a tunnel joins over a network of 1500 bytes.
+/// The same for pods that are connected by a tunnel over a network with an MTU of 1500 bytes.
 pub(super) const TUNNEL_MTU: u32 = 1450;
 
 /// One end of a path. Its interface is `eth0`.
@@ -22,23 +22,24 @@ pub(crate) struct Pod {
     pub(crate) mac: Mac,
     pub(crate) v4: Ipv4Addr,
     pub(crate) v6: Ipv6Addr,
-    /// Link-layer address of the next hop to the other end.
+    /// MAC address of the next hop to the other end.
     pub(crate) next_hop: Mac,
-    /// More addresses that it has.
+    /// Its additional addresses.
     pub(super) more: Vec<IpAddr>,
-    /// Length of the prefix that is on the link, of each family.
+    /// Length of the on-link prefix, for each family.
     pub(super) on_link: [u8; 2],
     pub(super) mtu: u32,
 }
 
 impl Pod {
-    /// Pod `number`, 0 or 1, on node `node`, so far without interface; `next_hop`: unless it is
-    /// the other.
+    /// Pod `number`, 0 or 1, on node `node`, without an interface yet. `next_hop`: the MAC address
+    /// of the next hop; `None`: the other pod.
     pub(super) fn new(node: u8, number: u8, next_hop: Option<Mac>) -> Outcome<Self> {
         let mac = |number| Mac([0x0a, 0x58, 10, 78, node, number + 2]);
         let namespace = NetNs::anonymous().map_err(|e| e.to_string())?;
-        // A reused port is distinguished from the connection before by the timestamp: that must
-        // be one clock, whatever address the client used (the kernel adds a number to it for each).
+        // The timestamp distinguishes a reused port from the previous connection. So there must be
+        // one clock for all addresses of the client (by default the kernel adds an offset for each
+        // address).
         sysctl::set(&namespace, "net/ipv4/tcp_timestamps", "2").map_err(|e| e.to_string())?;
         Ok(Self {
             namespace,
@@ -67,17 +68,18 @@ impl Pod {
         [self.v4.into(), self.v6.into()].into_iter().chain(self.more.iter().copied()).collect()
     }
 
-    /// Opens something inside. A socket stays there, whatever thread uses it afterwards.
+    /// Opens a socket in the pod's namespace. It stays there, no matter which thread uses it
+    /// afterwards.
     pub(crate) fn open<T: Send>(&self, f: impl FnOnce() -> io::Result<T> + Send) -> Outcome<T> {
         self.namespace.enter(f).map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 
-    /// What its interface is like.
+    /// The properties of its interface.
     pub(super) fn interface(&self) -> LinkSpec {
         LinkSpec::new("eth0").mac(self.mac).mtu(self.mtu).up()
     }
 
-    /// Gives its interface its addresses, and routes by way of `gateways`.
+    /// Adds the addresses to its interface, and routes through `gateways`.
     pub(super) fn configure(&self, gateways: &[IpAddr]) -> Result<(), HostError> {
         let mut netlink = Netlink::open(&self.namespace)?;
         let index = netlink.link("eth0")?.index;
@@ -96,7 +98,7 @@ impl Pod {
             netlink.add_route(&Route::to(everywhere).via(*gateway).link(index))?;
         }
         for address in self.addresses() {
-            // Whether it has come about shows when the path is tried.
+            // The check of the path shows whether it worked.
             let _ = netlink.wait_until_local(address);
         }
         Ok(())

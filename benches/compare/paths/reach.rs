@@ -1,4 +1,4 @@
-//! Whether a path carries what it is to carry.
+//! Checks that a path forwards its traffic.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,11 +12,11 @@ use crate::Outcome;
 
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(250);
-/// Services that are tried, spread over all.
+/// Number of Services that are tried, spread over all of them.
 const TRIED: usize = 5;
 
-/// Sees a datagram there and back and connections of each family come through, through the last Service as
-/// well as through the first.
+/// Checks that a datagram is returned and that connections of each family open, through the last Service as well as
+/// through the first.
 pub(super) fn check(path: &Path) -> Outcome<()> {
     for family in Family::BOTH {
         datagram(path, family).map_err(|e| format!("{family:?} UDP does not pass: {e}"))?;
@@ -31,13 +31,13 @@ fn datagram(path: &Path, family: Family) -> Outcome<()> {
     let text = |e: io::Error| e.to_string();
     let target = ends.target(server.local_addr().map_err(text)?, 0);
     let client = path.client.open(|| UdpSocket::bind((family.unspecified(), 0)))?;
-    // Connected: an answer from another address than was asked does not count.
+    // Connected: a reply from another address than the request's destination is ignored.
     client.connect(target).map_err(text)?;
     server.set_read_timeout(Some(PAUSE)).map_err(text)?;
     client.set_read_timeout(Some(PAUSE)).map_err(text)?;
     let mut outcome = Err("never sent".to_owned());
     for _ in 0..TRIES {
-        // The first may be lost while neighbours are looked for.
+        // The first datagram may be lost while neighbours are being resolved.
         outcome = there_and_back(&client, &server).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => "nothing arrived in time".to_owned(),
             _ => e.to_string(),
@@ -72,7 +72,7 @@ fn connections(path: &Path, family: Family) -> Outcome<()> {
         let (stream, _) = server.accept().map_err(|e| format!("{target}: accept: {e}"))?;
         let at: SocketAddr = stream.local_addr().map_err(text)?;
         if !path.server.addresses().contains(&at.ip()) {
-            return Err(format!("{target} ended up at {at}"));
+            return Err(format!("a connection to {target} reached {at}"));
         }
     }
     Ok(())

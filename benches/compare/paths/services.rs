@@ -1,5 +1,5 @@
-//! The Services that a client reaches the server through, the same over every path: cluster IPs and
-//! their endpoints, whatever puts them in force.
+//! The Services through which a client reaches the server, the same for every path: cluster IPs and
+//! their endpoints, independent of the implementation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,11 +7,11 @@ use super::{Family, Pod};
 
 /// Endpoints of each Service.
 pub(crate) const ENDPOINTS: usize = 4;
-/// Addresses of the server's pod that they are taken from. Many, so that a client's ports do not
-/// run out: each address of the server is another space of them.
+/// Addresses of the server's pod that the endpoints use. There are many, so that a client does not
+/// run out of ports: each server address has its own range of them.
 const ADDRESSES: usize = 64;
 
-/// What a Service's port carries.
+/// The protocol of a Service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Tcp,
@@ -19,7 +19,7 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// As rules write it.
+    /// The name in rules.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -28,8 +28,8 @@ impl Protocol {
     }
 }
 
-/// So many Services, each with a TCP port and [`ENDPOINTS`] endpoints; the first also has a UDP port with one
-/// endpoint.
+/// This number of Services, each with a TCP port and [`ENDPOINTS`] endpoints; the first one also
+/// has a UDP port with one endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Services {
     pub(crate) count: usize,
@@ -46,14 +46,14 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// `namespace/name:port`, as kube-proxy calls it.
+    /// `namespace/name:port`, the form that kube-proxy uses.
     pub(super) fn name(&self) -> String {
         format!("compare/s{}:{}", self.number, self.protocol.name())
     }
 }
 
 impl Services {
-    /// Addresses that the server has besides its own.
+    /// Additional addresses of the server.
     pub(super) fn server_addresses() -> Vec<IpAddr> {
         let of = |family| (1..ADDRESSES).map(move |number| backend(family, number));
         of(Family::V4).chain(of(Family::V6)).collect()
@@ -90,8 +90,8 @@ impl Services {
         }
     }
 
-    /// What the server binds to: all its addresses, or for UDP, whose answers must come from the
-    /// address that was asked, the one.
+    /// The address to which the server binds. For UDP it is the one endpoint address, because
+    /// replies must come from the address that the request was sent to; otherwise all addresses.
     pub(super) fn listen(self, server: &Pod, protocol: Protocol, family: Family) -> SocketAddr {
         match protocol {
             Protocol::Tcp => SocketAddr::new(family.unspecified(), 8080),
@@ -100,7 +100,7 @@ impl Services {
     }
 }
 
-/// What holds all cluster IPs of a family.
+/// The network of all cluster IPs of a family.
 pub(super) fn range(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.96.0.0/16",
@@ -109,7 +109,7 @@ pub(super) fn range(family: Family) -> &'static str {
 }
 
 fn cluster_ip(family: Family, number: usize) -> IpAddr {
-    // From 1 on: 5,000 fit 16 bits.
+    // Starts at 1: 5,000 fit into 16 bits.
     let low = number as u16 + 1;
     match family {
         Family::V4 => Ipv4Addr::new(10, 96, (low >> 8) as u8, low as u8).into(),

@@ -9,10 +9,10 @@ use std::{env, fs, thread};
 use super::Missing;
 use crate::Outcome;
 
-/// Where a program is; without it the path cannot be there.
+/// The path of a program. Without the program, the data path is unavailable.
 pub(crate) fn find(program: &str) -> Result<PathBuf, Missing> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // A user's shell may know fewer places than root's.
+    // A user's PATH may have fewer folders than root's.
     let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     places
         .map(|folder| folder.join(program))
@@ -20,17 +20,17 @@ pub(crate) fn find(program: &str) -> Result<PathBuf, Missing> {
         .ok_or_else(|| Missing::Unavailable(format!("no {program}")))
 }
 
-/// Says so where this is an ordinary user's namespace, in which `what` does not come about.
+/// The reason if this is a user namespace, in which `what` does not work.
 pub(super) fn need_root(what: &str) -> Result<(), Missing> {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    // The namespace that the system started with has all users (user_namespaces(7)).
+    // The initial user namespace maps all users (user_namespaces(7)).
     match map.split_whitespace().eq(["0", "0", "4294967295"]) {
         true => Ok(()),
         false => Err(Missing::Unavailable(format!("{what} needs root"))),
     }
 }
 
-/// Runs a command with text for it to read; gives what it said.
+/// Runs a command with text as its input; returns its output.
 pub(crate) fn run(command: &mut Command, input: &str) -> Outcome<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let fail = |e: &dyn std::fmt::Display| format!("{name}: {e}");
@@ -41,10 +41,10 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Outcome<String> {
         .spawn()
         .map_err(|e| fail(&e))?;
     let mut stdin = child.stdin.take().ok_or_else(|| fail(&"no standard input"))?;
-    // Beside, as it may say much before it has read all.
+    // Written on another thread, because the command may print much before it has read everything.
     let output = thread::scope(|scope| {
         scope.spawn(move || {
-            // If it does not want it, its exit status says why.
+            // If it does not read its input, its exit status shows the reason.
             let _ = stdin.write_all(input.as_bytes());
         });
         child.wait_with_output()
@@ -58,7 +58,7 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What a program says of its version, in a line; empty where it says nothing.
+/// A program's version in one line; empty if it prints none.
 pub(crate) fn version(program: impl AsRef<OsStr>) -> String {
     run(Command::new(program).arg("--version"), "").unwrap_or_default().trim().replace('\n', ", ")
 }

@@ -15,13 +15,13 @@ mod table;
 mod top;
 mod trace;
 
-pub(crate) use ask::SOCKET;
+pub(crate) use ask::{SOCKET, Target};
 pub(crate) use bugreport::Args as BugreportArgs;
 pub(crate) use capture::Args as CaptureArgs;
 pub(crate) use drops::Args as DropsArgs;
 pub(crate) use flows::Args as FlowsArgs;
 pub(crate) use log_level::Args as LogLevelArgs;
-pub(crate) use objects::{Args as ObjectsArgs, PolicyArgs};
+pub(crate) use objects::{Args as ObjectsArgs, PolicyArgs, ServiceArgs};
 pub(crate) use perf::Args as PerfArgs;
 pub(crate) use status::Args as StatusArgs;
 pub(crate) use top::Args as TopArgs;

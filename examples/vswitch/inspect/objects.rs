@@ -45,25 +45,6 @@ impl Args {
             true => Err(Failure::Input(UnknownName::new(kind, text, known).to_string())),
         }
     }
-
-    /// Prints a map of names and counts.
-    fn print(
-        &self,
-        kind: &'static str,
-        [path, field]: [&str; 2],
-        head: [&str; 2],
-        json: bool,
-    ) -> Done {
-        let answer: Value = self.target.client()?.get(path)?;
-        if json {
-            print::json(&answer);
-            return Ok(());
-        }
-        let counts = answer[field].as_object().into_iter().flatten();
-        let rows: Vec<_> = counts.map(|(name, count)| [name.clone(), text(count)]).collect();
-        print_rows(head, &self.select(kind, rows)?);
-        Ok(())
-    }
 }
 
 /// List the attached pods, with their traffic.
@@ -138,14 +119,68 @@ pub(crate) fn policies(args: &PolicyArgs, json: bool) -> Done {
     Ok(())
 }
 
-/// Count connections by Service port and backend.
-pub(crate) fn services(args: &Args, json: bool) -> Done {
-    args.print(
-        "Service with connections",
-        ["/v1/services", "services"],
-        ["SERVICE PORT BACKEND", "CONNECTIONS"],
-        json,
-    )
+/// Which Service ports are listed.
+#[derive(clap::Args, Debug)]
+pub(crate) struct ServiceArgs {
+    #[command(flatten)]
+    args: Args,
+    /// Only ports that no connection was opened to or refused by.
+    #[arg(long)]
+    never: bool,
+}
+
+/// List the Service ports with the state of each backend and the connections opened to it. IN USE: new connections go to
+/// it.
+pub(crate) fn services(args: &ServiceArgs, json: bool) -> Done {
+    let ServiceArgs { args, never } = args;
+    let client = args.target.client()?;
+    if json {
+        let never = never.then(|| "true".to_owned());
+        let parameters = [("containing", args.containing.clone()), ("never", never)];
+        print::json(&client.get::<Value>(&Client::query("/v1/services", &parameters))?);
+        return Ok(());
+    }
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let never = never.then(|| "true".to_owned());
+        let parameters = [("after", after.clone()), ("never", never)];
+        let page: Value = client.get(&Client::query("/v1/services", &parameters))?;
+        let ports = page["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+        rows.extend(ports.iter().flat_map(service_rows));
+        let last = ports.last().map(|port| text(&port["name"]));
+        if page["left_out"] == 0 || last.is_none() {
+            break;
+        }
+        after = last;
+    }
+    let head = ["SERVICE PORT", "BACKEND", "STATE", "IN USE", "TARGET", "NODE", "CONNECTIONS"];
+    print_rows(head, &args.select("Service port", rows)?);
+    Ok(())
+}
+
+/// The rows of one port: each backend, and connections that have none.
+fn service_rows(port: &Value) -> Vec<[String; 7]> {
+    let name = text(&port["name"]);
+    let row = |what: &str, count: &Value| {
+        [name.as_str(), what, "", "", "", "", &text(count)].map(str::to_owned)
+    };
+    let backends = port["backends"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut rows: Vec<[String; 7]> = Vec::new();
+    for backend in backends {
+        let in_use = if backend["in_use"] == true { "yes" } else { "no" };
+        let [address, state, target, node, opened] =
+            ["address", "state", "target", "node", "opened"].map(|field| text(&backend[field]));
+        rows.push([name.clone(), address, state, in_use.to_owned(), target, node, opened]);
+    }
+    if rows.is_empty() {
+        rows.push(row("no backends", &Value::Null));
+    }
+    for what in ["departed", "rejected", "dropped"] {
+        if port[what] != 0 {
+            rows.push(row(what, &port[what]));
+        }
+    }
+    rows
 }
 
 /// Print the counters, including drops by reason.

@@ -3,6 +3,7 @@
 mod cni;
 mod confined;
 mod control;
+mod dns;
 mod events;
 mod flags;
 mod handover;
@@ -35,6 +36,7 @@ use crate::signals::Signals;
 use crate::{Done, log, output};
 use cni::CniFlags;
 use control::ControlFlags;
+use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 use outputs::OutputFlags;
@@ -105,6 +107,8 @@ pub(crate) struct Args {
     strict: bool,
     #[command(flatten)]
     cni: CniFlags,
+    #[command(flatten)]
+    dns: DnsFlags,
     /// Folder for data that survives a restart: connections, if it is on tmpfs; with --kubernetes
     /// the last good state and the API servers' addresses. Default: /run/podswitch/NODE with
     /// --kubernetes.
@@ -171,7 +175,8 @@ fn raise_descriptor_limit() {
 fn serve_node(args: &Args, json: bool) -> Done {
     let clock = Clock::start();
     let signals = Signals::listen()?;
-    let cluster = args.cluster.options(args.source.kubernetes);
+    let mut cluster = args.cluster.options(args.source.kubernetes);
+    cluster.names = args.dns.names();
     let mut run_dir = match args.source.kubernetes || args.run_dir.is_some() {
         true => {
             let busy = |path: &Path| {
@@ -241,6 +246,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
         options = options.namespace(NetNs::open(path)?);
     }
     let events = Events { node: &args.node, json };
+    let mut dns = args.dns.open(&meters)?;
     let node = Node::start(options, state)?;
     let epoch = node.epoch();
     let node = node.spawn()?;
@@ -266,9 +272,10 @@ fn serve_node(args: &Args, json: bool) -> Done {
         result => result?,
     };
     let listener = run_dir_path.and_then(handover::listen);
+    dns.follow(&node);
     events.ready(epoch, &*source);
-    let mut serving =
-        Serving { args, source, logged, probes, meters, events: &events, listener: &listener };
+    let (events, listener) = (&events, &listener);
+    let mut serving = Serving { args, source, logged, probes, meters, dns, events, listener };
     let successor = loop {
         let Some(channel) = serving.serve(&signals, &node) else { break None };
         let keep_waiting = || {
@@ -276,11 +283,16 @@ fn serve_node(args: &Args, json: bool) -> Done {
             !signals.stopped() && !node.has_ended()
         };
         drop(agent.take());
+        serving.dns.stop();
         match handover::hand_over(&node, channel, &args.node, keep_waiting) {
             Some(successor) => break Some(successor),
-            None => agent = handover::again(start_agent, || !signals.stopped()),
+            None => {
+                agent = handover::again(start_agent, || !signals.stopped());
+                serving.dns.follow(&node);
+            }
         }
     };
+    serving.dns.stop();
     drop(agent);
     // Only a planned stop removes pods' interfaces: after a failure the next run attaches to them.
     let has_failed = node.has_ended();
@@ -303,6 +315,7 @@ struct Serving<'a> {
     logged: Logged,
     probes: Probes,
     meters: Meters,
+    dns: Dns,
     events: &'a Events<'a>,
     /// Where a successor connects.
     listener: &'a Option<Listener>,
@@ -381,6 +394,7 @@ impl Serving<'_> {
         match self.source.follow(&mut node, force) {
             Ok(Followed::Applied(epoch)) => {
                 let duration = clock.now().since(Instant::ZERO);
+                self.dns.follow(node);
                 self.logged.log_new(self.source.records());
                 self.events.applied(epoch, &*self.source, duration);
             }

@@ -63,7 +63,15 @@ impl Switch {
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only, namespace: a}}\n\
              spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}, {{ports: [{{port: 1}}]}}]}}\n"
         );
-        let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy].concat();
+        let service = format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: api, namespace: a}}\n\
+             spec: {{clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{{port: 80, targetPort: {PORT}}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+             metadata: {{name: api-1, namespace: a, labels: {{kubernetes.io/service-name: api}}}}\n\
+             ports: [{{port: {PORT}}}]\nendpoints: [{{addresses: [{Y}], nodeName: n1, \
+             targetRef: {{kind: Pod, namespace: a, name: y}}}}]\n"
+        );
+        let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy, service].concat();
         let folder = Folder::new();
         folder.manifest("state", &state.replace("n1", &name));
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
@@ -218,6 +226,22 @@ impl Switch {
         assert!(err.contains("report.tar.gz: File exists"), "{err}");
     }
 
+    /// A Service is listed with its backend before anything connects to it.
+    fn lists_services(&self) {
+        let backend = format!("{Y}:{PORT}");
+        let text = self.says("services", &["--never"]);
+        let row = format!("Service/a/api 80/TCP  {backend}  ready  yes     Pod/a/y  {}", self.name);
+        assert!(text.contains(&row), "{text}");
+        let page = self.json("services", &["api"]);
+        assert_eq!(page["services"][format!("Service/a/api 80/TCP {backend}")], 0, "{page}");
+        let port = &page["ports"][0];
+        assert_eq!(port["addresses"][0]["kind"], "ClusterIP", "{page}");
+        assert_eq!(port["backends"][0]["address"], *backend, "{page}");
+        let (status, _, err) = self.ask("services", &["ap/i"]);
+        assert_eq!(status, Some(2));
+        assert!(err.contains("there is no Service port ap/i"), "{err}");
+    }
+
     /// Wrong names are refused, with the nearest right ones.
     fn helps_with_names(&self) {
         for (command, arguments, says) in [
@@ -329,7 +353,7 @@ fn an_operator_asks() {
     let (status, _, err) = switch.ask("policies", &["onl/y"]);
     assert_eq!(status, Some(2));
     assert!(err.contains("there is no policy that applies to a pod of this node onl/y"), "{err}");
-    switch.says("services", &[]);
+    switch.lists_services();
     let perf = switch.says("perf", &["--seconds", "0"]);
     assert!(perf.starts_with(&format!("{}, since the switch began\nworker 0: ", switch.name)));
     assert!(

@@ -1,5 +1,5 @@
-//! Any bytes as a capture file (pcap, pcapng): frames, an error or an end; what was read can be
-//! written and is read again.
+//! Any bytes as a capture file (pcap, pcapng): frames, an error or an end. Frames that were read
+//! can be written, and are read back.
 
 use podswitch_core::port::pcap::{CaptureWriter, Direction, Format, MAX_RECORD, Reader, Record};
 
@@ -10,7 +10,7 @@ pub(crate) fn run(input: &[u8]) {
     assert!(reader.next().is_none(), "nothing follows an end or an error");
     assert!(reader.truncated_at().is_none_or(|at| at <= input.len() as u64));
     let bytes: usize = records.iter().map(|record| record.frame.len()).sum();
-    assert!(bytes <= input.len(), "no frame was made up");
+    assert!(bytes <= input.len(), "no frame has bytes that are not in the input");
     assert!(records.iter().all(|record| record.frame.len() <= MAX_RECORD as usize));
     for format in [Format::Pcap, Format::PcapNg] {
         again(&records, format);
@@ -27,7 +27,7 @@ fn again(records: &[Record], format: Format) {
         }
     }
     let file = writer.finish().expect("a vector takes everything");
-    let reader = Reader::new(&file[..]).expect("what we write is a capture");
+    let reader = Reader::new(&file[..]).expect("a written file is a capture");
     let read: Vec<Record> = reader.map(|record| record.expect("and whole")).collect();
     assert_eq!(read.len(), written.len());
     for (read, written) in read.iter().zip(written) {

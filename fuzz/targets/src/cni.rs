@@ -1,5 +1,6 @@
-//! Any bytes as what a container runtime passes to the CNI plugin: lines of environment, an empty line, and the
-//! network configuration; and as a frame of the plugin. A request or an error in one line, and the same again.
+//! Any bytes as the input that a container runtime passes to the CNI plugin: environment lines, an empty line, and the
+//! network configuration. The same bytes as a frame of the plugin. The result is a request or an error in one line, and
+//! the same result again.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ pub(crate) fn run(input: &[u8]) {
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    // The configuration stands for what an IPAM plugin answered, too.
+    // The configuration is used as the answer of an IPAM plugin, too.
     let ipam = serde_json::from_str(config).ok();
     for ipam in [None, ipam.as_ref()] {
         let one = Request::read(&environment, config, ipam);

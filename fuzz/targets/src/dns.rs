@@ -1,5 +1,6 @@
-//! Any bytes as the datagram of a DNS query, behind a byte of choices: an answer within its bound in which every count is
-//! true, or a reason for none; the same again, and by TCP never less than by UDP.
+//! Any bytes as the datagram of a DNS query, after a byte that selects the zone. The result is an answer within its
+//! size limit in which every count is right, or a reason for no answer. The result is the same again, and the answer
+//! over TCP never has less than the one over UDP.
 
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -46,7 +47,7 @@ pub(crate) fn run(input: &[u8]) {
     assert_eq!(again[..it.len], out[..it.len]);
 }
 
-/// Goes through a message: it has what the header counts, and nothing else.
+/// Parses a message completely: it has the records that the header counts, and nothing else.
 fn walk(message: &[u8]) {
     let count = |at: usize| usize::from(u16::from_be_bytes([message[at], message[at + 1]]));
     let mut at = 12;
@@ -61,7 +62,7 @@ fn walk(message: &[u8]) {
     assert_eq!(at, message.len());
 }
 
-/// Where a name ends. Pointers only go back, and lead to a name.
+/// The end of a name. Pointers only point backwards, and to a name.
 fn after_name(message: &[u8], start: usize) -> usize {
     let (mut at, mut end, mut bound) = (start, None, message.len());
     loop {
@@ -84,8 +85,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// A zone with Services of every kind, by the bits of a byte: how pods are answered, whether it is complete, whether
-/// there are imports and reverse zones.
+/// A zone with Services of every kind. The bits of a byte select how pods are answered, whether the zone is complete,
+/// and whether there are imports and reverse zones.
 fn zone(choices: u8) -> Zone {
     let pods = [PodNames::Verified, PodNames::Insecure, PodNames::Disabled];
     let reverse = Name::reverse_zone(ip("10.0.0.0"), 16);
@@ -114,7 +115,7 @@ fn zone(choices: u8) -> Zone {
     ] {
         zone.upsert_service(facts).expect("a Service");
     }
-    // As many as no datagram holds.
+    // More than any datagram holds.
     let endpoints: Vec<_> = (0..90_u8)
         .map(|n| EndpointFacts {
             addresses: vec![IpAddr::from([10, 1, 0, n])],

@@ -1,8 +1,8 @@
-//! A switch with memory ports: frames with their offload metadata come in, states are published,
-//! time passes. Nothing panics, every frame is accounted for, and what leaves towards a pod is
-//! addressed to it.
+//! A switch with memory ports: it receives frames with their offload metadata, states are
+//! published, time passes. Nothing panics, every frame is accounted for, and every frame sent to a
+//! pod has the pod's MAC address.
 //!
-//! Input: a byte for the setup, then commands. Their first byte says which:
+//! Input: a byte for the setup, then commands. The first byte of a command selects its kind:
 //!
 //! | below | what | further bytes |
 //! | --- | --- | --- |
@@ -26,7 +26,7 @@ use podswitch_wire::parse::parse;
 
 use crate::pieces::Pieces;
 
-/// The most commands that one input has an effect by.
+/// Maximum number of commands of one input that are executed.
 const COMMANDS: usize = 200;
 
 /// See the module's description.
@@ -59,7 +59,7 @@ fn play(input: &[u8]) -> Switch {
             208.. => switch.pass(Duration::from_millis(50 * u64::from(pieces.byte()))),
         }
     }
-    // What is held for a neighbour or a first fragment is let go of.
+    // Held frames (for a neighbour or for fragments) are released.
     for _ in 0..4 {
         switch.pass(Duration::from_secs(10));
         setup.check_output(&mut switch);
@@ -67,7 +67,7 @@ fn play(input: &[u8]) -> Switch {
     switch
 }
 
-/// What the switch is for.
+/// The kind of the switch.
 struct Setup {
     states: Vec<Config>,
     ports: usize,
@@ -107,7 +107,7 @@ impl Setup {
         }
     }
 
-    /// Frames to pods are theirs.
+    /// Checks that frames sent to a pod have its MAC address.
     fn check_output(&self, switch: &mut Switch) {
         for port in 0..self.ports {
             for frame in switch.recv(port) {
@@ -122,7 +122,7 @@ impl Setup {
     }
 }
 
-/// What is put right in a frame, so that more than its first bytes are looked at: bits.
+/// Bits: the parts of a frame that are corrected, so that it passes the first checks.
 struct Repair(u8);
 
 impl Repair {
@@ -224,7 +224,7 @@ fn offload(pieces: &mut Pieces<'_>) -> Offload {
 mod tests {
     use super::*;
 
-    /// Frames that are all dropped at the door would find little behind it.
+    /// If all frames were dropped by the first checks, the fuzzer would find little behind them.
     #[test]
     fn seeds_are_forwarded() {
         let forwarded = |input| play(input).count(|counters| counters.forwarded.get());

@@ -1,6 +1,7 @@
-//! Any packet cut into IPv4 fragments: each fits, and put together again they are the packet.
+//! Any packet cut into IPv4 fragments: each fragment fits the MTU, and reassembled they are the
+//! packet.
 //!
-//! Input: the MTU, a byte that says whether the IPv4 header is put right first, and the frame.
+//! Input: the MTU, a byte that says whether the IPv4 header is corrected first, and the frame.
 
 use podswitch_core::action::DropReason;
 use podswitch_core::packet::{Packet, Pool, PoolConfig, fragment_v4};
@@ -45,7 +46,8 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// Makes it an IPv4 packet that may be fragmented, as long as the frame, with options or without.
+/// Makes the frame an IPv4 packet that may be fragmented, as long as the frame, with or without
+/// options.
 fn put_right(frame: &mut Vec<u8>, repair: u8) {
     let options = usize::from(repair >> 1 & 3) * 4;
     frame.resize(frame.len().max(34 + options), 0);
@@ -62,7 +64,7 @@ fn put_right(frame: &mut Vec<u8>, repair: u8) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// What a packet, or a fragment, says of itself.
+/// The header fields of a packet or a fragment.
 struct Fragment<'a> {
     payload: &'a [u8],
     /// Length of the IPv4 header in bytes.
@@ -89,8 +91,8 @@ fn together(packet: &[u8], out: &[Vec<u8>], l3: usize, mtu: usize) {
         assert!(usize::from(len) <= mtu, "fragment {number}: {len} bytes");
         let piece = read(&frame[l3..]);
         let parsed = parse(frame, &KEY);
-        // A link whose MTU is below the IPv4 and the longest TCP header cuts TCP headers apart. But
-        // for the last one, fragments end at a multiple of eight bytes.
+        // A link whose MTU is smaller than the IPv4 header plus the longest TCP header splits TCP
+        // headers. Except for the last one, fragments end at a multiple of eight bytes.
         let is_cut = parsed == Err(ParseError::FragmentTiny) && number == 0;
         let room = mtu.saturating_sub(piece.header) & !7;
         assert!(

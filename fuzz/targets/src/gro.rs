@@ -1,7 +1,7 @@
-//! TCP streams in segments, plain or in tunnel packets, some damaged or out of order: what GRO puts
-//! together is cut into the same frames again, each flow's in the same order.
+//! TCP streams in segments, plain or in tunnel packets, some damaged or out of order: packets that GRO merged are
+//! segmented into the same frames again, those of each flow in the same order.
 //!
-//! Input: a byte for the tunnel, then five bytes a segment (see [`Source::next`]).
+//! Input: a byte for the tunnel, then five bytes for each segment (see [`Source::next`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,19 +50,19 @@ fn check(sent: &[Vec<u8>], is_tunnelled: bool) {
     let mut got = Vec::new();
     for packet in batch {
         if packet.offload.is_gso() {
-            let parsed = parse(packet.bytes(), &KEY).expect("what was merged parses");
+            let parsed = parse(packet.bytes(), &KEY).expect("a merged packet parses");
             assert_eq!(packet.offload.check(&parsed), Ok(()));
         }
         segment(packet, &mut pool, &mut |pool: &mut Pool, piece: Packet| {
             got.push(piece.bytes().to_vec());
             pool.free(piece);
         })
-        .expect("what was merged can be cut");
+        .expect("a merged packet can be segmented");
     }
     assert_eq!(flows(&got, is_tunnelled), flows(sent, is_tunnelled));
 }
 
-/// Frames by flow, in order, without what GRO may change.
+/// Frames by flow, in order, without the fields that GRO may change.
 fn flows(list: &[Vec<u8>], is_tunnelled: bool) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
     let mut flows: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
     for frame in list {
@@ -82,7 +82,7 @@ fn flows(list: &[Vec<u8>], is_tunnelled: bool) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>
     flows
 }
 
-/// The IPv4 identification of what may not be fragmented means nothing (RFC 6864 §4.1).
+/// The IPv4 identification has no meaning in packets that may not be fragmented (RFC 6864 §4.1).
 fn forget_identification(frame: &mut [u8]) {
     if frame.len() >= 34 && frame[12..14] == [8, 0] && frame[20] & 0xe0 == 0x40 {
         frame[18..20].fill(0);
@@ -105,7 +105,7 @@ fn wrapped(template: &Template, frame: &[u8]) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// Senders of TCP.
+/// Senders of TCP segments.
 struct Source {
     sequence: [u32; 4],
     id: u16,
@@ -113,7 +113,7 @@ struct Source {
 
 impl Source {
     /// Byte 0: flow (two bits), IPv6, may be fragmented, damaged, out of order, ends in PSH, in FIN.
-    /// Byte 1: length of the payload. Bytes 2 to 4 say what is damaged, and how.
+    /// Byte 1: length of the payload. Bytes 2 to 4: the position and kind of the damage.
     fn next(&mut self, pieces: &mut Pieces<'_>) -> Vec<u8> {
         let (what, len) = (pieces.byte(), usize::from(pieces.byte()));
         let (at, damage) = (usize::from(pieces.u16()), pieces.byte());

@@ -1,4 +1,4 @@
-//! Any bytes as a header: what `new_checked` accepts, every accessor takes.
+//! Any bytes as a header: if `new_checked` accepts them, no accessor panics.
 
 use std::hint::black_box;
 
@@ -14,7 +14,7 @@ macro_rules! look {
     };
 }
 
-/// Writes back what a getter read and reads it again.
+/// Writes back the value that a getter read, and reads it again.
 macro_rules! rewrite {
     ($view:expr, $bytes:expr, $($getter:ident $setter:ident),*) => {
         let mut copy = $bytes.to_vec();

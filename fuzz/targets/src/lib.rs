@@ -1,7 +1,7 @@
-//! What the fuzzer runs: functions of any bytes that panic where something is wrong.
+//! The code that the fuzzer runs: functions of arbitrary bytes that panic if something is wrong.
 //!
-//! `fuzz/fuzz_targets` hands them to libFuzzer; `tests/stable.rs` runs them over mutated seeds
-//! where there is none.
+//! `fuzz/fuzz_targets` passes them to libFuzzer; `tests/stable.rs` runs them with mutated seeds on
+//! stable Rust.
 #![forbid(unsafe_code)]
 
 mod capture;
@@ -16,14 +16,14 @@ mod parse;
 mod pieces;
 mod vxlan;
 
-/// One function for any bytes.
+/// A function of arbitrary bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// The name of the fuzz target and of its folder of seeds.
     pub name: &'static str,
     /// The longest input that is worth trying, in bytes.
     pub max_len: usize,
-    /// Panics where something is wrong.
+    /// Panics if something is wrong.
     pub run: fn(&[u8]),
 }
 
@@ -42,10 +42,10 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "dns", max_len: 1024, run: dns::run },
 ];
 
-/// Runs the target of that name.
+/// Runs the target with that name.
 ///
 /// # Panics
-/// There is none, or it found something.
+/// If there is no such target, or it found an error.
 pub fn run(name: &str, input: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name);
     (target.unwrap_or_else(|| panic!("no target {name}")).run)(input);

@@ -1,4 +1,5 @@
-//! Any text as Kubernetes objects: a state and records of one line each, and the same again.
+//! Any text as Kubernetes objects: the result is a state and records of one line each, and the same
+//! result again.
 
 use std::path::Path;
 

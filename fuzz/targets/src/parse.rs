@@ -8,7 +8,7 @@ const KEY: HashKey = HashKey::new(1);
 
 /// See the module's description.
 pub(crate) fn run(frame: &[u8]) {
-    // Any bytes may also stand where an ICMP error quotes a packet.
+    // The bytes are also used as the packet that an ICMP error quotes.
     for network in [Network::Ipv4, Network::Ipv6] {
         if let Some(quoted) = parse_quoted(frame, network, &KEY) {
             assert_eq!(quoted.hash, quoted.key.hash(&KEY));

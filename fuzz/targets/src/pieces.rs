@@ -1,4 +1,4 @@
-//! Takes an input apart. Where it has ended, zeros follow: every input means something.
+//! Splits an input into values. After its end, all bytes are zero, so that every input is valid.
 
 /// The rest of an input.
 pub(crate) struct Pieces<'a>(&'a [u8]);
@@ -29,7 +29,7 @@ impl<'a> Pieces<'a> {
         bytes
     }
 
-    /// All that is left.
+    /// All remaining bytes.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0
     }

@@ -1,4 +1,5 @@
-//! Any bytes as a tunnel packet, as a datagram's payload, and as what an ICMP error quotes.
+//! Any bytes as a tunnel packet, as a datagram's payload, and as the quoted packet of an ICMP
+//! error.
 
 use std::hint::black_box;
 
@@ -36,7 +37,8 @@ fn header(bytes: &[u8]) {
     assert_eq!(copy, bytes);
 }
 
-/// What is accepted lies within the frame; checking it or not changes nothing but acceptance.
+/// An accepted inner frame lies within the packet. The checksum state affects only whether it is
+/// accepted.
 fn tunnel_packet(bytes: &[u8]) {
     let Ok(outer) = parse(bytes, &KEY) else { return };
     let strict = DecapRules { port: outer.key.dst_port, ..DecapRules::default() };
@@ -54,14 +56,15 @@ fn tunnel_packet(bytes: &[u8]) {
     let mut frame = bytes[start..end].to_vec();
     if let Ok(inner) = parse(&frame, &KEY) {
         black_box(is_nested(&inner, &strict));
-        // A mark that is carried in leaves a packet that parses: the IPv4 header checksum is right.
+        // After a congestion mark is copied into the inner packet, it still parses: its IPv4 header
+        // checksum is right.
         if ecn::apply(Ecn::Ce, &mut frame[usize::from(inner.l3)..]).is_ok() {
             assert!(parse(&frame, &KEY).is_ok());
         }
     }
 }
 
-/// Whatever is wrapped comes out again.
+/// An encapsulated frame is decapsulated to the same frame.
 fn inner_frame(bytes: &[u8]) {
     let Ok(inner) = parse(bytes, &KEY) else { return };
     let (a, b) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
@@ -78,7 +81,7 @@ fn inner_frame(bytes: &[u8]) {
         assert!(packet.len() > usize::from(u16::MAX));
         return;
     }
-    let parsed = parse(&packet, &KEY).expect("what we write parses");
+    let parsed = parse(&packet, &KEY).expect("a written packet parses");
     let rules = DecapRules { inner_vlan: true, ..DecapRules::default() };
     let got = decap(&packet, &parsed, ChecksumState::Unknown, &rules).expect("and is accepted");
     assert_eq!(&packet[got.start as usize..got.end as usize], bytes);

@@ -1,6 +1,6 @@
 //! The fuzz targets without a fuzzer: every seed, and seeds changed at random, the same on every
-//! run. It finds less than the fuzzer, which knows what an input reached; it needs nothing but
-//! stable Rust. `PODSWITCH_FUZZ_INPUTS=N` has each target run N times as many inputs.
+//! run. It finds less than the fuzzer, which knows the code that an input reached, but it needs
+//! only stable Rust. `PODSWITCH_FUZZ_INPUTS=N` makes each target run N times as many inputs.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use std::path::Path;
 use podswitch_fuzz_targets::{TARGETS, Target};
 use podswitch_testkit::rig::random::Rng;
 
-/// What decides often.
+/// Values that often select a branch.
 const BYTES: [u8; 12] = [0, 1, 4, 6, 8, 17, 0x45, 0x60, 0x7f, 0x80, 0xfe, 0xff];
 
 fn seeds(target: &Target) -> Vec<Vec<u8>> {
@@ -24,7 +24,7 @@ fn seeds(target: &Target) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// Runs one input; keeps it where it fails.
+/// Runs one input; stores it if it fails.
 fn try_one(target: &Target, number: usize, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err() {
         let path = std::env::temp_dir().join(format!("podswitch-{}-{number}", target.name));
@@ -110,9 +110,9 @@ targets! {
     dns: 50_000
 }
 
-/// Each has a program for the fuzzer, which `fuzz/Cargo.toml` names.
+/// Each target has a program for the fuzzer, and `fuzz/Cargo.toml` names it.
 #[test]
-fn every_target_is_the_fuzzers() {
+fn every_target_has_a_fuzz_program() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).expect("fuzz/Cargo.toml");
     for Target { name, .. } in TARGETS {

@@ -95,7 +95,8 @@ impl PolicyCompiler {
             && (workload.host_network || *self.identities[pod.identity].info == pod_info(workload))
     }
 
-    /// Releases what a pod held, except its claims. `stays_on` is the node of its successor.
+    /// Releases everything that a pod held, except its claims. `stays_on` is the node of its
+    /// successor.
     fn release_pod(&mut self, cookie: &Arc<str>, pod: PodState, stays_on: &str) {
         if pod.identity != 0 {
             self.release_identity(pod.identity);
@@ -307,7 +308,7 @@ impl PolicyCompiler {
         if state.refs > 0 {
             return;
         }
-        // The number is not reused while anything compiled refers to it (T-L5).
+        // The number is not reused while any compiled part refers to it (T-L5).
         let Some(state) = self.identities.vacate(id) else { return };
         self.identity_ids.remove(&state.info);
         for selector in self.selectors.candidates(&state.info) {

@@ -1,9 +1,9 @@
 //! Compiles objects to the [`PolicyTable`], change by change.
 //!
 //! Used by the control plane on its own thread, never on a packet core. Objects are upserted and
-//! deleted one by one, in any order, and [`PolicyCompiler::publish`] makes a table of what is known
-//! then. Unchanged parts are shared with earlier tables. Only what an object affects is compiled
-//! again:
+//! deleted one by one, in any order, and [`PolicyCompiler::publish`] makes a table of the objects
+//! known at that time. Unchanged parts are shared with earlier tables. Only the parts that an
+//! object affects are compiled again:
 //!
 //! * a pod that appears, disappears or gets labels that other pods have: its addresses;
 //! * labels that no pod had: one identity, the partitions whose selectors select it, its stages;
@@ -43,8 +43,8 @@
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
 //!
-//! The numbers of identities, selectors, partitions and stages are reused only when nothing
-//! compiled refers to them any more (threat T-L5).
+//! The numbers of identities, selectors, partitions and stages are reused only when no compiled
+//! part refers to them any more (threat T-L5).
 
 mod identities;
 mod partitions;
@@ -101,7 +101,7 @@ pub struct PolicyCompiler {
     affected: AffectedAddresses,
 }
 
-/// What has changed since the last publication.
+/// Changes since the last publication.
 #[derive(Debug, Default)]
 struct Dirty {
     /// Identities to which other policies may apply now.
@@ -236,7 +236,7 @@ impl PolicyCompiler {
 }
 
 /// Numbers of counters, allocated in blocks; a freed block is reused for one of the same size.
-/// Number 0 counts what no policy decided.
+/// Number 0 counts connections that no policy decided.
 #[derive(Debug)]
 struct CounterBlocks {
     end: u32,

@@ -9,7 +9,7 @@ use super::slab::Slab;
 use crate::rule::NamedPort;
 use crate::table::{IdentityInfo, Partition};
 
-/// What distinguishes identities in a partition.
+/// The criteria by which a partition distinguishes identities.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct PartitionKey {
     /// Selectors, ascending, without duplicates.
@@ -20,7 +20,7 @@ pub(super) struct PartitionKey {
     pub(super) names_of_all: bool,
 }
 
-/// What the identities of a row have in common.
+/// The properties that the identities of a row share.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Row {
     /// One bit for each selector of the key: whether it selects them.
@@ -77,12 +77,12 @@ pub(super) struct PartitionState {
 /// All identities of the compiler.
 pub(super) type Identities = Slab<super::state::IdentityState>;
 
-/// What a change of identities did to a partition.
+/// The effect of a change of identities on a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Change {
     /// Stages built on it stay valid.
     Rows,
-    /// There are rows that its stages do not have.
+    /// There are new rows that its stages do not have.
     NewRows,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Partitions {
     by_key: HashMap<PartitionKey, u32>,
 }
 
-/// What partitions are built from.
+/// The inputs from which partitions are built.
 pub(super) struct Sources<'a> {
     pub(super) selectors: &'a mut Selectors,
     pub(super) identities: &'a Identities,
@@ -104,7 +104,7 @@ impl Partitions {
         &self.slab[id]
     }
 
-    /// The partition of a key, for a stage to be built on.
+    /// The partition of a key, on which a stage will be built.
     pub(super) fn acquire(&mut self, key: PartitionKey, from: &mut Sources<'_>) -> u32 {
         if let Some(&id) = self.by_key.get(&key) {
             return id;
@@ -185,7 +185,7 @@ impl PartitionState {
             && self.key.names.is_empty()
         {
             // The usual case: both possible rows exist from the start, so that new identities never
-            // require rebuilding its stages.
+            // require rebuilding the partition's stages.
             let nodes = from.selectors.scope(self.key.selectors[0]) == Scope::Nodes;
             self.row_number(&Row { selected: vec![1], nodes, ..Row::default() });
         }

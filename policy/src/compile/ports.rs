@@ -12,12 +12,12 @@ pub(super) struct Span {
     last: u32,
 }
 
-/// What a rule matches once its port names are resolved.
+/// The ports that a rule matches once its port names are resolved.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Reach {
     /// Every protocol and port.
     All,
-    /// These. Empty: nothing.
+    /// These intervals. Empty: matches nothing.
     Spans(Vec<Span>),
 }
 

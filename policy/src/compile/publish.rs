@@ -1,4 +1,4 @@
-//! Compiles what is known to a table.
+//! Compiles the known objects to a table.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +13,7 @@ use crate::affected::AffectedAddresses;
 use crate::rule::{Direction, NamedPort, Tier};
 use crate::table::{IdentityInfo, PolicyId, PolicyObject, PolicyTable, Stage, StageSet};
 
-/// Stages by what they depend on: the selectors by which policies apply, and the named ports.
+/// Stages by their inputs: the selectors by which policies apply, and the named ports.
 type Found = HashMap<(Vec<u32>, Vec<NamedPort>), StageSet>;
 
 impl PolicyCompiler {
@@ -32,10 +32,10 @@ impl PolicyCompiler {
         Arc::new(self.table.clone())
     }
 
-    /// The addresses whose policies changed since the last call, or that others see differently as
-    /// peers. A verdict depends on the two addresses of a connection: on the owner of each, on the
-    /// stages of the one's identity, and on the other's row in them. So this includes every address
-    /// with a new owner, and all addresses of an identity whose stages or rows changed.
+    /// The addresses whose policies changed since the last call, or whose row as a peer changed. A
+    /// verdict depends on the two addresses of a connection: on the owner of each, on the stages of
+    /// the one's identity, and on the other's row in them. So this includes every address with a
+    /// new owner, and all addresses of an identity whose stages or rows changed.
     pub fn take_affected(&mut self) -> AffectedAddresses {
         core::mem::take(&mut self.affected)
     }
@@ -94,7 +94,7 @@ impl PolicyCompiler {
             self.table.stage_sets.set(id, StageSet::default());
             self.identities.release(id);
         }
-        // Only now, so that a stage that one identity leaves and another enters is kept.
+        // Released only now, so that a stage that one identity leaves and another enters is kept.
         for stage in left.into_iter().flatten().flatten().filter(|stage| *stage != 0) {
             self.release_stage(stage);
         }
@@ -131,8 +131,8 @@ impl PolicyCompiler {
         set
     }
 
-    /// Those of the policies that apply to a tier and direction, with their generations, in order
-    /// of evaluation: by priority, then by name.
+    /// The policies that apply to a tier and direction, with their generations, in order of
+    /// evaluation: by priority, then by name.
     fn in_order(&self, policies: &[u32], tier: Tier, direction: Direction) -> Vec<(u32, u64)> {
         let states = policies.iter().map(|id| (*id, &self.policies[*id]));
         let mut listed: Vec<_> = states

@@ -9,7 +9,7 @@ use super::slab::{BitSet, Slab};
 use crate::rule::{Labels, NamespacedPods, Selector};
 use crate::table::IdentityInfo;
 
-/// What a selector selects from.
+/// The objects that a selector selects from.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum SelectorKey {
     /// Pods of one namespace.
@@ -174,7 +174,7 @@ impl Selectors {
         self.wide.iter().copied().collect()
     }
 
-    /// What a selector selects from: one namespace, all pods, or nodes.
+    /// The objects that a selector selects from: pods of one namespace, all pods, or nodes.
     pub(super) fn scope(&self, id: u32) -> Scope {
         match &self.slab[id].key {
             SelectorKey::Local(namespace, _) => Scope::Namespace(Arc::clone(namespace)),
@@ -211,7 +211,7 @@ impl Selectors {
     }
 }
 
-/// What a selector selects from.
+/// The objects that a selector selects from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Scope {
     /// Pods of this namespace.

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_used_again_but_not_zero() {
+    fn numbers_are_reused_and_never_zero() {
         let mut slab = Slab::default();
         let (a, b) = (slab.insert("a"), slab.insert("b"));
         assert_eq!((a, b), (1, 2));

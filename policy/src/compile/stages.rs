@@ -13,7 +13,7 @@ use super::slab::Slab;
 use crate::rule::{Action, Direction, NamedPort};
 use crate::table::{Parts, PolicyId, RuleRef, Stage};
 
-/// What identifies a stage.
+/// The key of a stage.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct StageKey {
     pub(super) direction: Direction,
@@ -79,7 +79,7 @@ impl StageBuilder<'_> {
         let selectors: BTreeSet<u32> =
             rules.iter().flat_map(|rule| rule.selectors.iter().copied()).collect();
         let names: BTreeSet<&Arc<str>> = match self.key.direction {
-            // Resolved on the stage's own pods.
+            // Resolved with the ports of the stage's own pods.
             Direction::Ingress => BTreeSet::new(),
             Direction::Egress => rules.iter().flat_map(|r| ports::names(&r.ports)).collect(),
         };
@@ -128,8 +128,8 @@ impl<'a> Tables<'a> {
         let everyone = self.having(|rule| rule.everyone);
         let pods = self.having(|rule| rule.everyone || rule.every_pod);
         let mut tables = vec![intervals(&everyone), intervals(&pods)];
-        // Rules for any peer are usually few: repeating them in every row saves a look-up. Where
-        // there are many, rows times rules would be too much.
+        // Rules for any peer are usually few: repeating them in every row saves a look-up. If there
+        // are many, the tables would grow to rows times rules.
         let whole = tables[1].len() <= FEW;
         if let Some(partition) = partition {
             let by_selector = self.by_selector(&partition.key.selectors);
@@ -243,7 +243,7 @@ fn within(inner: &Cidr, outer: &Cidr) -> bool {
     inner.prefix() >= outer.prefix() && outer.contains(inner.address())
 }
 
-/// What a CIDR does to a block: begin it, or begin an exception.
+/// The effect of a CIDR on a block: it begins the block, or begins an exception of it.
 #[derive(Clone, Copy)]
 struct Mark {
     block: usize,
@@ -254,9 +254,9 @@ struct Mark {
 struct Open {
     /// Rank of each block's rule.
     ranks: Vec<u32>,
-    /// For each block entered, the number of its exceptions we are in.
+    /// For each block entered, the number of its exceptions that are open.
     depth: HashMap<usize, u32>,
-    /// For each rule that holds, by how many of its blocks.
+    /// For each rule that holds, the number of its blocks that make it hold.
     rules: BTreeMap<u32, u32>,
 }
 

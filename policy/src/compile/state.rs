@@ -1,4 +1,4 @@
-//! What is known of namespaces, pods, nodes, identities and addresses.
+//! The known namespaces, pods, nodes, identities and addresses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

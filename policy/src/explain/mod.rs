@@ -1,7 +1,7 @@
 //! Why a connection is allowed or denied, as text and as data.
 //!
-//! Called for people and programs, never on the packet path. The verdict is the table's own. What
-//! is said about it is read from the policies as written, so that the two can be compared
+//! Called for users and programs, never on the packet path. The verdict is that of the table. The
+//! reasons are read from the policies as written, so that the two can be compared
 //! ([`PolicyTable::weigh`]).
 
 mod nearest;
@@ -33,8 +33,8 @@ impl Explanation {
         self.egress.allow && self.ingress.allow
     }
 
-    /// The end that decided: none for an allowed connection, the first that denies for a denied
-    /// one, in order of evaluation.
+    /// The end that decided: `None` for an allowed connection, the first end that denies for a
+    /// denied one, in order of evaluation.
     pub fn denied_by(&self) -> Option<&Side> {
         [&self.egress, &self.ingress].into_iter().find(|side| !side.allow)
     }
@@ -49,7 +49,7 @@ pub struct Side {
     pub pod: Option<Arc<str>>,
     /// Whether this end allows the connection.
     pub allow: bool,
-    /// Why.
+    /// The reason.
     pub why: Why,
     /// Cookie of the policy that decided: whose rule allows or denies; on denial by isolation the
     /// first of `isolated_by`. `None` if no policy applied.
@@ -183,7 +183,7 @@ impl fmt::Display for Side {
         }
         write!(f, ": {}, ", self.verdict())?;
         match self.why {
-            Why::NoPod => f.write_str("policies apply to pods only, and this end is none")?,
+            Why::NoPod => f.write_str("policies apply to pods only, and this end is not a pod")?,
             Why::OwnAddress => f.write_str("a pod may always call its own address")?,
             Why::OwnNode => f.write_str("between a pod and its own node")?,
             Why::NotIsolated => f.write_str("no policy isolates it")?,
@@ -215,7 +215,7 @@ impl Side {
 }
 
 impl fmt::Display for Traffic {
-    /// `80/TCP`; `ICMP`, `ICMPv6` or `protocol N` where there is no port.
+    /// `80/TCP`; `ICMP`, `ICMPv6` or `protocol N` for protocols without ports.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use podswitch_wire::flow_key::proto::{ICMP, ICMPV6};
         match (Protocol::from_number(self.protocol), self.protocol) {

@@ -1,4 +1,4 @@
-//! Rules as written, compared with one connection: what matches and what does not.
+//! Rules as written, compared with one connection: which parts match and which do not.
 
 use core::fmt;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Match {
     }
 }
 
-/// The rule that came closest to allowing a denied connection, and what differs.
+/// The rule that came closest to allowing a denied connection, and the differences.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Nearest {
     /// Cookie of its policy.
@@ -55,7 +55,8 @@ pub struct Nearest {
     pub matched: Match,
     /// What the rule requires of the peer and the peer does not have; `None` if the peer matches.
     pub wants_peer: Option<String>,
-    /// The ports that the rule names, without this one; `None` if the port matches.
+    /// The ports that the rule names, if the connection's port is not one of them; `None` if the
+    /// port matches.
     pub wants_port: Option<String>,
     /// The peer.
     pub peer: String,
@@ -64,7 +65,7 @@ pub struct Nearest {
 }
 
 impl Nearest {
-    /// What differs: `peer`, `port`, `protocol`, or two of them.
+    /// The differences: `peer`, `port`, `protocol`, or two of them.
     pub fn differs(&self) -> &'static [&'static str] {
         let peer = self.matched.peer != Closeness::Whole;
         match (peer, self.matched.port) {
@@ -105,8 +106,8 @@ pub(super) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Of all rules of these policies the one closest to matching, the first among equals. `None`
-    /// if they have no rule.
+    /// The rule closest to matching among all rules of these policies; the first one if several are
+    /// equally close. `None` if the policies have no rule.
     pub(super) fn nearest(&self, policies: &[PolicyId]) -> Option<Nearest> {
         let mut best: Option<(Match, &Arc<PolicyInfo>, usize)> = None;
         for policy in policies.iter().filter_map(|id| self.table.policy(*id)) {
@@ -158,7 +159,7 @@ impl Case<'_> {
     fn weigh_cluster(&self, policy: &ClusterNetworkPolicy, rule: usize) -> Option<Match> {
         let rule = policy.rules(self.direction).get(rule)?;
         if rule.has_unknown_peer() {
-            // Fails closed: Accept matches nothing, the others match everything.
+            // Fails closed: a rule with the action Accept matches nothing, others match everything.
             let whole = rule.action != Action::Accept;
             let part = if whole { Closeness::Whole } else { Closeness::None };
             return Some(Match { peer: part, port: part });

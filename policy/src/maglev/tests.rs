@@ -77,7 +77,7 @@ fn sizes_are_primes_with_a_hundred_slots_each() {
 }
 
 #[test]
-fn refuses_what_cannot_be() {
+fn refuses_invalid_sizes_and_counts() {
     let two = [(backend(1), 1), (backend(2), 1)];
     for size in [0, 1, 4, 65_536, MAX_SIZE + 1] {
         assert_eq!(Maglev::new(&two, size, &KEY), Err(MaglevError::Size(size)));
@@ -121,10 +121,11 @@ fn needless(before: (Vec<SocketAddr>, Maglev), after: (Vec<SocketAddr>, Maglev))
     moved.count() as f64 / before.1.size() as f64
 }
 
-/// S18: losing one of 1,000 needlessly moves about 1 % at 65,537 slots, and a few percent near
-/// 1,000 slots. The mean of several losses, because single ones vary.
+/// S18: if one of 1,000 backends is lost, about 1 % of the other slots move at 65,537 slots, and a
+/// few percent near 1,000 slots. The test takes the mean of several losses, because single ones
+/// vary.
 #[test]
-fn losing_one_moves_little() {
+fn losing_one_backend_moves_few_slots() {
     let mean = |n: usize, size: u32| {
         let lost = [0, n / 7, n / 3, n / 2, n - 1];
         let moves = lost
@@ -172,7 +173,7 @@ fn weights_are_shares() {
         let exact = 10_007.0 * f64::from(*weight) / 100.0;
         assert!((*count as f64 - exact).abs() <= 1.0, "{count} against {exact}");
     }
-    // Equal weights are the same as no weights.
+    // Equal weights give the same table as no weights.
     let nines: Vec<_> = (0..9).map(|i| (backend(i), 9)).collect();
     assert_eq!(Maglev::new(&nines, 1009, &KEY).unwrap(), table(0..9, 1009).1);
     // The weighted construction agrees with the unweighted one where both apply.
@@ -181,7 +182,7 @@ fn weights_are_shares() {
 }
 
 #[test]
-fn narrow_indices_while_they_last() {
+fn indices_are_as_narrow_as_possible() {
     assert_eq!(table(0..256, 25_633).1.heap_bytes(), 25_633);
     assert_eq!(table(0..257, 25_717).1.heap_bytes(), 2 * 25_717);
 }
@@ -189,7 +190,7 @@ fn narrow_indices_while_they_last() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The same on every node: whatever the order of the list.
+    /// The table is the same on every node, for any order of the list.
     #[test]
     fn order_does_not_matter(
         ids in prop::collection::btree_map(0usize..5000, 0u16..20, 0..40),

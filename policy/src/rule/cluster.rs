@@ -47,7 +47,7 @@ pub enum Action {
     Accept,
     /// Denied; no further rule is evaluated.
     Deny,
-    /// The rest of this tier is skipped; evaluation goes on with the next tier.
+    /// The rest of this tier is skipped; evaluation continues with the next tier.
     Pass,
 }
 
@@ -181,7 +181,7 @@ impl fmt::Display for ClusterPeer {
                 }
                 Ok(())
             }
-            Self::Unknown => f.write_str("a peer of a kind not known here"),
+            Self::Unknown => f.write_str("a peer of an unknown kind"),
         }
     }
 }

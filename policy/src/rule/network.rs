@@ -110,7 +110,7 @@ impl Peers {
 /// One entry of `from` or `to`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Peer {
-    /// Pods, by selectors (N8). At least one of the two must be there.
+    /// Pods, by selectors (N8). At least one of the two must be present.
     Selectors {
         /// `podSelector`; absent: every pod of the namespaces.
         pods: Option<Selector>,
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_api_turns_an_empty_list_into_any() {
+    fn an_empty_list_means_any_only_in_the_api() {
         assert_eq!(Peers::from_list(Vec::new()), Peers::Any);
         assert_eq!(Ports::from_list(Vec::new()), Ports::Any);
         assert_ne!(Peers::AnyOf(Vec::new()), Peers::Any);

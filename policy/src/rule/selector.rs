@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Labels;
 
 /// A label selector. All its requirements must hold; one without requirements selects everything
-/// (N8: present but empty selects all). An absent selector is a `None` where it is absent, never an
+/// (N8: present but empty selects all). An absent selector is represented by `None`, never by an
 /// empty selector (threat T-L2).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
 pub struct Selector {

@@ -19,7 +19,7 @@ use crate::maglev::{MAX_BACKENDS, Maglev, default_size};
 /// A frontend, and the key under which it is entered.
 pub(super) type FrontendEntry = (FrontKey, FrontendKind, Front);
 
-/// The cluster IPs of a Service that another proxy balances: they are left alone.
+/// The cluster IPs of a Service that another proxy balances: the switch ignores them.
 pub(super) fn foreign(service: &Service) -> Vec<FrontendEntry> {
     whole_addresses(service, &Front::Foreign)
 }
@@ -80,7 +80,8 @@ pub(super) fn entry<'a>(
 fn scopes(service: &Service) -> (bool, bool) {
     let internal = service.internal_policy == TrafficPolicy::Local;
     let external = service.external_policy == TrafficPolicy::Local;
-    // Clients inside the cluster get Cluster behaviour from external addresses whatever the policy.
+    // Clients inside the cluster get Cluster behaviour from external addresses, whatever the policy
+    // is.
     let outside = service.kind != ServiceType::ClusterIp || !service.external_ips.is_empty();
     (!internal || outside, internal || external)
 }

@@ -1,4 +1,4 @@
-//! Compiles Services and slices to a [`ServiceTable`], at the cost of what changed.
+//! Compiles Services and slices to a [`ServiceTable`]. The cost depends on what changed.
 //!
 //! The control plane keeps one [`Compiler`]. Changes are recorded object by object.
 //! [`Compiler::publish`] recompiles each affected Service once, and returns a table that shares
@@ -31,9 +31,9 @@ enum Owner {
     Pod(Arc<str>),
 }
 
-/// Decides who gets an address and port that several objects claim: cluster IPs precede what users
-/// may set freely, so that nobody captures another's address (T-N6); among equals the first by name
-/// wins.
+/// Decides who gets an address and port that several objects claim. Cluster IPs precede addresses
+/// that users may set freely, so that nobody captures another's address (T-N6). Among equals the
+/// first by name wins.
 type Claim = (FrontKey, FrontendKind, Owner);
 
 /// A Service for the health check responder (S12).
@@ -44,12 +44,12 @@ pub struct HealthCheck {
     /// The Service.
     pub service: ServiceName,
     /// Endpoints on this node that are ready and not terminating, by the family in which the health
-    /// check is requested (IPv4, IPv6): the answer is 200 if there are any, else 503. In a family that
-    /// the Service does not have, those of the other one.
+    /// check is requested (IPv4, IPv6): the answer is 200 if there are any, otherwise 503. For a
+    /// family that the Service does not have, the endpoints of the other family count.
     pub local_endpoints: [usize; 2],
 }
 
-/// A frontend that another object has already.
+/// A frontend that another object already has.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Clash {
     /// Cookie of the object that does not get it.
@@ -58,7 +58,8 @@ pub struct Clash {
     pub winner: Arc<str>,
     /// Kind of the frontend that it does not get.
     pub kind: FrontendKind,
-    /// The address at which the loser is not reached; `None`: every address of the node.
+    /// The address at which the object does not get the frontend; `None`: every address of the
+    /// node.
     pub address: Option<IpAddr>,
     /// The loser's port.
     pub port: u16,
@@ -70,7 +71,7 @@ type SliceName = (Arc<str>, Arc<str>);
 /// The ids of one owner's ports.
 type PortIds = Vec<((Arc<str>, Protocol), ServicePortId)>;
 
-/// What was compiled from one owner's objects.
+/// The parts compiled from one owner's objects.
 #[derive(Debug, Default)]
 struct Compiled {
     claims: Vec<Claim>,
@@ -88,7 +89,7 @@ impl Compiled {
 }
 
 impl Default for ServiceTable {
-    /// No Service at all.
+    /// The object is not a known Service.
     fn default() -> Self {
         let setup = Arc::new(setup(&Settings::default()));
         let (fronts, backends, reached) = Default::default();
@@ -108,7 +109,7 @@ pub struct Compiler {
     compiled: HashMap<Owner, Compiled>,
     /// Every claim, in order; the first for a key is in force.
     claims: BTreeMap<Claim, Front>,
-    /// Keys that several claim.
+    /// Keys with several claims.
     contested: BTreeSet<FrontKey>,
     dirty: BTreeSet<Owner>,
     /// Cluster IPs outside the configured CIDRs.
@@ -140,8 +141,8 @@ impl Compiler {
     }
 
     /// Changes the settings. The next [`publish`](Self::publish) recompiles the Services that
-    /// depend on what differs. This node's addresses are not compiled in, so changing them costs
-    /// little.
+    /// depend on the changed settings. This node's addresses are not compiled in, so changing them
+    /// costs little.
     pub fn set_settings(&mut self, settings: Settings) {
         let same_for_services = self.settings.view == settings.view
             && self.settings.service_cidrs == settings.service_cidrs
@@ -170,7 +171,7 @@ impl Compiler {
         validate::service(service)
     }
 
-    /// Adds a Service, or replaces the one of its name.
+    /// Adds a Service, or replaces the one with its name.
     ///
     /// # Errors
     /// [`Invalid`]; nothing changes then.
@@ -187,7 +188,7 @@ impl Compiler {
         }
     }
 
-    /// Adds a slice, or replaces the one of its name.
+    /// Adds a slice, or replaces the one with its name.
     pub fn set_slice(&mut self, slice: Arc<EndpointSlice>) {
         let (key, owner) = ((slice.namespace.clone(), slice.name.clone()), slice.owner());
         if let Some(old) = self.slice_owner.insert(key, owner.clone())
@@ -210,8 +211,8 @@ impl Compiler {
         }
     }
 
-    /// Replaces all Services and slices. Costs one comparison for each, and compilation where they
-    /// differ. Of two objects of one name the later counts.
+    /// Replaces all Services and slices. Costs one comparison for each, and compilation of those
+    /// that differ. If two objects have the same name, the later one is used.
     ///
     /// # Errors
     /// The first invalid Service, by its cookie; nothing changes then.
@@ -253,7 +254,7 @@ impl Compiler {
         }
     }
 
-    /// Compiles what changed since the last call. Costs the affected Services plus a few shards of
+    /// Compiles the changes since the last call. Costs the affected Services plus a few shards of
     /// the look-up structure.
     pub fn publish(&mut self) -> ServiceTable {
         for owner in std::mem::take(&mut self.dirty) {
@@ -275,7 +276,8 @@ impl Compiler {
         self.compiled.values().filter_map(|c| c.health.as_ref())
     }
 
-    /// Frontends that two objects claim, as last published. Costs what is contested.
+    /// Frontends that two objects claim, as last published. The cost depends on the number of
+    /// contested frontends.
     pub fn clashes(&self) -> Vec<Clash> {
         let mut clashes = Vec::new();
         for key in &self.contested {
@@ -526,7 +528,7 @@ impl Compiler {
     }
 }
 
-/// Whether two keys are equal, through hashes: they do not expose their content.
+/// Whether two keys are equal, compared by hashes: keys do not expose their content.
 fn same_key(a: &HashKey, b: &HashKey) -> bool {
     let probe = FlowKey { src: [1; 16], dst: [2; 16], family: Family::V6, ..FlowKey::default() };
     probe.hash(a) == probe.hash(b)

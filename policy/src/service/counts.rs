@@ -60,7 +60,7 @@ impl Counts {
         let mut free = of(Place::Free).chain(of(Place::Vacated));
         let slots: Vec<Slot> =
             known.into_iter().map(|slot| slot.or_else(|| free.next()).unwrap_or(Slot(0))).collect();
-        // Also what was counted since for backends removed earlier.
+        // Also the connections counted since then for backends that were removed earlier.
         for slot in (0..room).filter(|slot| state[*slot] != Place::Taken) {
             let left = counts.backend(Slot(slot as u16)).map_or(0, |c| c.swap(0, Relaxed));
             counts.first[DEPARTED].fetch_add(left, Relaxed);
@@ -68,7 +68,7 @@ impl Counts {
         let mut counts = counts.clone();
         let needed = slots.iter().map(|slot| usize::from(slot.0) + 1).max().unwrap_or(0);
         if needed > room {
-            // More than needed, so that a Service that grows one by one has few blocks.
+            // More slots than needed, so that a Service that grows one by one has few blocks.
             let more = (needed - room).max(room.min(1024) / 2);
             counts.more = counts.more.iter().cloned().chain([block(more)]).collect();
         }
@@ -113,13 +113,14 @@ impl Counts {
         self.first[DROPPED].fetch_add(1, Relaxed);
     }
 
-    /// Adds what an earlier process has counted for a backend; `None`: for backends that are gone.
+    /// Adds the count of a backend from an earlier process; `None`: for backends that no longer
+    /// exist.
     pub(super) fn restore_opened(&self, slot: Option<Slot>, count: u64) {
         let counter = slot.and_then(|slot| self.backend(slot)).unwrap_or(&self.first[DEPARTED]);
         counter.fetch_add(count, Relaxed);
     }
 
-    /// Adds what an earlier process has refused.
+    /// Adds the refused connections that an earlier process has counted.
     pub(super) fn restore_refused(&self, rejected: u64, dropped: u64) {
         self.first[REJECTED].fetch_add(rejected, Relaxed);
         self.first[DROPPED].fetch_add(dropped, Relaxed);

@@ -45,7 +45,7 @@ impl Candidate<'_> {
         self.serving && self.terminating && self.endpoint.weight > 0
     }
 
-    /// Of several descriptions of one endpoint, the one with the best state counts.
+    /// If one endpoint is described several times, the description with the best state is used.
     fn merit(&self) -> (bool, bool, bool, bool) {
         (self.ready, self.serving, !self.terminating, self.local)
     }
@@ -53,10 +53,10 @@ impl Candidate<'_> {
 
 /// All endpoints of `port` in one family, sorted by address and without duplicates.
 ///
-/// A slice counts if it has a port of the same name and protocol; the number may differ from slice
-/// to slice, because of named target ports. An endpoint that is in several slices, as it may be
-/// while controllers move it, counts once: in its best state; among equals as described by the
-/// first slice by name.
+/// A slice is used if it has a port of the same name and protocol; the number may differ from slice
+/// to slice, because of named target ports. An endpoint may be in several slices while controllers
+/// move it. It counts once, in its best state; if the states are equal, as described by the first
+/// slice by name.
 pub fn merge<'a>(
     service: &Service,
     port: &ServicePort,
@@ -112,7 +112,7 @@ fn candidate<'a>(
 /// Which hints are honoured (S2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Topology {
-    /// None: all endpoints are equal.
+    /// No hints: all endpoints are equal.
     #[default]
     Anywhere,
     /// Those for this zone.
@@ -130,7 +130,7 @@ pub struct Selection {
     pub local: Vec<usize>,
     /// Hints that were honoured for `cluster`.
     pub topology: Topology,
-    /// Some endpoint exists, so that a lack of one here is due to the policy (S5).
+    /// Some endpoint exists, so if this node has none, the policy is the reason (S5).
     pub any: bool,
 }
 
@@ -139,7 +139,7 @@ pub fn select(candidates: &[Candidate<'_>], view: &Viewpoint) -> Selection {
     let pick = |accept: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<usize> {
         (0..candidates.len()).filter(|i| accept(&candidates[*i])).collect()
     };
-    // Ready ones; if there are none, those that serve while terminating.
+    // Ready endpoints; if there are none, those that still serve while terminating.
     let or_last_resort = |ready: Vec<usize>, last: &dyn Fn(&Candidate<'_>) -> bool| {
         if ready.is_empty() { pick(last) } else { ready }
     };
@@ -184,9 +184,9 @@ pub enum HintUse {
     None,
     /// They are honoured.
     Followed(Topology),
-    /// They are ignored, because this endpoint has none of that kind.
+    /// They are ignored, because this endpoint has no hint of that kind.
     Lacking(Topology, SocketAddr),
-    /// They are ignored, because none matches this node or zone.
+    /// They are ignored, because no hint matches this node or zone.
     ForOthers(Topology),
 }
 

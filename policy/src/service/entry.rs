@@ -15,8 +15,8 @@ use super::model::TrafficPolicy;
 use crate::maglev::Maglev;
 use crate::rule::Protocol;
 
-/// A Service port (or host port). The same through every change of it and for both families; never
-/// reused. Affinity and counters refer to it.
+/// Identity of a Service port (or host port). It stays the same through every change of the port
+/// and for both families, and is never reused. Affinity and counters refer to it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServicePortId(pub u32);
 
@@ -66,7 +66,8 @@ impl fmt::Debug for BackendFlags {
     }
 }
 
-/// One backend. All known backends are kept, usable or not: connections to them go on.
+/// One backend. All known backends are kept, usable or not, because existing connections to them
+/// continue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Address.
@@ -96,7 +97,7 @@ impl fmt::Display for Backend {
 
 const _: () = assert!(size_of::<Backend>() <= 24);
 
-/// What explanations say about a backend beyond its address.
+/// Further facts about a backend, for explanations.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct BackendDetail {
     /// Node that it is on.
@@ -207,7 +208,7 @@ impl ServiceEntry {
         &self.backends
     }
 
-    /// What is known of the backend at `index` beyond its address.
+    /// The further facts about the backend at `index`.
     pub fn detail(&self, index: usize) -> Option<&BackendDetail> {
         self.details.get(index)
     }
@@ -250,7 +251,7 @@ impl ServiceEntry {
         self.counts.add_dropped();
     }
 
-    /// Connections opened to the backend at `index` since it belongs to this port.
+    /// Connections opened to the backend at `index` since it was added to this port.
     pub fn opened(&self, index: usize) -> u64 {
         self.backends.get(index).map_or(0, |backend| self.counts.opened(backend.slot))
     }
@@ -270,13 +271,14 @@ impl ServiceEntry {
         self.counts.dropped()
     }
 
-    /// Adds what an earlier process has counted: connections opened to `backend`, or to backends that are gone.
+    /// Adds the counts of an earlier process: connections opened to `backend`; `None`: to backends
+    /// that no longer exist.
     pub fn restore_opened(&self, backend: Option<SocketAddr>, count: u64) {
         let slot = backend.and_then(|backend| self.find(backend)).map(|at| self.backends[at].slot);
         self.counts.restore_opened(slot, count);
     }
 
-    /// Adds what an earlier process has counted: connections that were rejected and dropped.
+    /// Adds the counts of an earlier process: connections that were rejected and dropped.
     pub fn restore_refused(&self, rejected: u64, dropped: u64) {
         self.counts.restore_refused(rejected, dropped);
     }

@@ -1,4 +1,4 @@
-//! Why a connection gets its backend, or none; as text and as data.
+//! Why a connection gets its backend, or no backend; as text and as data.
 //!
 //! Called by `explain`, never on the packet path. The decision is the table's own, so the
 //! explanation cannot disagree with it.
@@ -17,7 +17,7 @@ use crate::rule::Protocol;
 /// The decision.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// Not a Service address: routed as it is.
+    /// Not a Service address: routed without translation.
     NotAService,
     /// Forwarded to this backend.
     Backend {
@@ -76,7 +76,8 @@ pub struct ServiceLines {
     pub protocol: Protocol,
     /// Number of its port.
     pub port: u16,
-    /// Kind of the address that the client used, unless that is why it is refused.
+    /// Kind of the address that the client used; `None` if the address itself is the reason for the
+    /// refusal.
     pub kind: Option<FrontendKind>,
     /// The set of backends that applies, if it was determined.
     pub scope: Option<Scope>,
@@ -180,7 +181,7 @@ fn lines(
 }
 
 impl BackendLine {
-    /// Its state in a few words, and if it gets no new connections, the reason.
+    /// The backend's state in a few words, with the reason if it gets no new connections.
     pub fn state(&self, scope: Option<Scope>) -> &'static str {
         let has = |flag| self.flags.has(flag);
         let taken = match scope {

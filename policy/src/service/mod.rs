@@ -4,7 +4,7 @@
 //! The control plane keeps one [`compile::Compiler`], gives it changed Services, slices and host
 //! ports, and puts a clone of its [`table::ServiceTable`] in every snapshot. Workers read that when
 //! a connection is opened, never for later packets. Nothing here opens sockets, reads clocks or
-//! stores connections: affinity and NAT state are the caller's.
+//! a connection is opened, never for later packets. Nothing here opens sockets, reads clocks or
 //!
 //! ```
 //! use std::sync::Arc;

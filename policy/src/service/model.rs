@@ -59,7 +59,7 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// What a Service calls the port of its pods. Slices contain the resolved number.
+/// How a Service refers to the port of its pods. Slices contain the resolved number.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TargetPort {
     /// By number.
@@ -116,7 +116,7 @@ pub struct Ingress {
     pub mode: IpMode,
 }
 
-/// `spec.trafficDistribution`. Controllers turn it into hints, which decide (S2).
+/// `spec.trafficDistribution`. Controllers turn it into hints, which the switch follows (S2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TrafficDistribution {
     /// PreferSameZone (formerly PreferClose).

@@ -1,4 +1,4 @@
-//! The rules written the obvious way: every Service, slice and endpoint is examined for every
+//! The rules in their simplest form: every Service, slice and endpoint is examined for every
 //! connection. The reference of the property tests; it shares only the model with the compiled
 //! table.
 
@@ -14,7 +14,7 @@ use super::model::{
 use super::settings::Settings;
 use super::table::{DropReason, FrontendKind, Origin, RejectReason};
 
-/// Everything that the result depends on.
+/// All inputs of the result.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     /// The settings of this node.
@@ -30,7 +30,7 @@ pub struct Cluster {
 /// The result.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Not a Service's address.
+    /// Not a Service address.
     NotAService,
     /// Forwarded to one of these.
     Backends {
@@ -65,7 +65,7 @@ pub fn evaluate(cluster: &Cluster, key: &FlowKey, origin: Origin) -> Verdict {
     }
 }
 
-/// Of all claims to the destination the first by kind of address, then by name.
+/// The winner among all claims to the destination: the first by kind of address, then by name.
 fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, Answerer<'a>)> {
     let mut found = Vec::new();
     for service in cluster.services.iter().filter(|s| balanced(s)) {
@@ -88,11 +88,12 @@ fn answerer<'a>(cluster: &'a Cluster, key: &FlowKey) -> Option<(FrontendKind, An
             }
         }
     }
-    // Stable sort: of one object's claims the first counts. A claim to the exact address precedes
-    // one to all addresses of the node.
+    // Stable sort: if one object has several claims, the first one counts. A claim to the exact
+    // address precedes one to all addresses of the node.
     found.sort_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2)));
     let (_, kind, _, answerer) = found.into_iter().next()?;
-    // A NodePort takes the port from host ports at every address, but is itself at the first ones only.
+    // A NodePort takes the port from host ports at every address, but is itself reachable at the
+    // first addresses only.
     let is_there =
         kind != FrontendKind::NodePort || cluster.settings.node_addresses.contains(&key.dst_addr());
     is_there.then_some((kind, answerer))
@@ -142,7 +143,7 @@ fn kinds(
 /// S6, S14: an address without that port.
 fn evaluate_address(cluster: &Cluster, destination: IpAddr) -> Verdict {
     let owners = || cluster.services.iter().filter(|s| s.cluster_ips.contains(&destination));
-    // If several Services have one address, which the API forbids, the first by name counts.
+    // If several Services have the same address, which the API forbids, the first by name is used.
     if let Some(owner) = owners().min_by_key(|s| &s.name) {
         return match balanced(owner) {
             true => Verdict::Reject(RejectReason::UndefinedPort),

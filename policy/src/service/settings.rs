@@ -12,10 +12,10 @@ use super::endpoints::Viewpoint;
 pub struct Settings {
     /// This node's name and zone.
     pub view: Viewpoint,
-    /// This node's addresses, at which NodePorts and host ports are.
+    /// This node's addresses at which NodePorts and host ports are reachable.
     pub node_addresses: Vec<IpAddr>,
-    /// Further addresses of the node itself: ExternalIPs, those of its interfaces, IPv4 loopback. Host
-    /// ports are there as well.
+    /// Further addresses of the node itself: ExternalIPs, addresses of its interfaces, IPv4 loopback. Host ports are
+    /// reachable there, too.
     pub local_addresses: Vec<IpAddr>,
     /// CIDRs from which cluster IPs are allocated. An address in them that no Service has is
     /// dropped.

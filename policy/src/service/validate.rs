@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use super::model::{Service, ServiceType, TrafficPolicy, family_of};
 use crate::maglev::{MAX_SIZE, is_prime};
 
-/// What is wrong with an object. The object is not applied.
+/// A problem with an object. The object is not applied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Invalid {
     /// Path of the field within the object.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 
@@ -58,7 +58,7 @@ fn addresses(service: &Service) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Neither loopback, link-local, multicast nor unspecified, as the API server demands of
+/// Neither loopback, link-local, multicast nor unspecified. The API server demands the same of
 /// externalIPs.
 fn is_virtual(ip: std::net::IpAddr) -> bool {
     let link_local = match ip {

@@ -1,4 +1,4 @@
-//! From an address to the port table of the rules whose ipBlocks contain it.
+//! Maps an address to the port table of the rules whose ipBlocks contain it.
 
 use core::net::IpAddr;
 
@@ -27,7 +27,7 @@ pub(crate) struct Root {
     pub(crate) node: u32,
     /// The number of leading bits that all CIDRs share.
     pub(crate) skip: u32,
-    /// These bits, left-aligned.
+    /// The shared bits, left-aligned.
     pub(crate) head: u128,
 }
 
@@ -52,8 +52,8 @@ fn head(bits: u128, length: u8) -> u128 {
     bits & u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
 
-/// Appends the trees of both families. Given are each distinct CIDR and the table for addresses of
-/// which it is the longest matching CIDR, [`NO_TABLE`] if none.
+/// Appends the trees of both families. The input is each distinct CIDR with the table for addresses
+/// of which it is the longest matching CIDR, [`NO_TABLE`] if there is none.
 pub(crate) fn write_ranges(run: &mut Vec<Line>, ranges: &[(Cidr, u32)]) -> [Root; 2] {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (range, table) in ranges {
@@ -91,7 +91,7 @@ fn write_tree(run: &mut Vec<Line>, mut entries: Vec<Entry>) -> Root {
     };
     let common = (first.bits ^ last.bits).leading_zeros() as u8;
     let shortest = entries.iter().map(|e| e.length).min().unwrap_or(0);
-    // At least one node: skipping all bits would leave nothing to decide.
+    // At least one node: if all bits were skipped, no node could decide.
     let skip = common.min(shortest).min(128 - STRIDE) / STRIDE * STRIDE;
     let head = head(first.bits, skip);
     let node = write_node(run, &entries, head, skip, NO_TABLE);

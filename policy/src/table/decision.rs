@@ -2,8 +2,8 @@
 
 use crate::verdict::Why;
 
-/// A policy's number in the table. 0 is none. A policy keeps its number while it exists, also when
-/// it changes; a later policy may reuse it.
+/// A policy's number in the table. 0 means no policy. A policy keeps its number while it exists,
+/// also when it changes; a later policy may reuse it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(transparent)]
 pub struct PolicyId(pub u32);

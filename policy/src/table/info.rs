@@ -1,4 +1,4 @@
-//! What the table keeps about policies and identities, for explanations and counters.
+//! Facts that the table keeps about policies and identities, for explanations and counters.
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ impl PolicyInfo {
     }
 }
 
-/// What the pods or nodes of one identity have in common, for explanations.
+/// The properties that the pods or nodes of one identity share, for explanations.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum IdentityInfo {
     /// Pods.

@@ -69,9 +69,9 @@ impl PolicyTable {
         Party { address, owner: owner.copied().unwrap_or_default() }
     }
 
-    /// Prefetches what evaluating a connection to `destination` reads first. Returns an arbitrary
-    /// number, so that the loads are not optimized away. Called for a batch, the waits of several
-    /// connections for main memory overlap.
+    /// Prefetches the data that evaluating a connection to `destination` reads first. Returns an
+    /// arbitrary number, so that the loads are not optimized away. If it is called for a batch, the
+    /// waits of several connections for main memory overlap.
     #[inline]
     pub fn prefetch(&self, destination: &Party) -> u32 {
         let stages = self.stage_sets.get(destination.identity());
@@ -145,7 +145,7 @@ impl PolicyTable {
         Decision::without_rule(true, Why::NotIsolated)
     }
 
-    /// What no policy can forbid (N11, N12, N16).
+    /// The traffic that no policy can forbid (N11, N12, N16).
     #[inline]
     fn beyond_policy(&self, subject: &Party, peer: &Party, traffic: Traffic) -> Option<Why> {
         let (subject, peer) = (&subject.owner, &peer.owner);
@@ -172,7 +172,7 @@ impl PolicyTable {
         }
     }
 
-    /// A tier of ordered rules: the first that matches decides, unless it passes.
+    /// A tier of ordered rules: the first rule that matches decides, unless its action is Pass.
     #[inline]
     fn ordered(&self, tier: Tier, stage: u32, peer: &Party, key: PortKey) -> Option<Decision> {
         let stage = self.stages.get(stage)?;
@@ -184,7 +184,7 @@ impl PolicyTable {
         }
     }
 
-    /// The policy with a number, to name it in drops and flows.
+    /// The policy with a number. Used to name it in drops and flows.
     pub fn policy(&self, id: PolicyId) -> Option<&Arc<PolicyInfo>> {
         self.policies.get(id.0)?.as_ref()
     }
@@ -208,7 +208,8 @@ impl PolicyTable {
         self.policies_of(direction, party, Tier::NetworkPolicy).to_vec()
     }
 
-    /// The policies of all tiers that apply to a pod in a direction; none if it is no pod.
+    /// The policies of all tiers that apply to a pod in a direction; none if the address is not a
+    /// pod's.
     pub fn applying(
         &self,
         direction: Direction,
@@ -231,7 +232,7 @@ impl PolicyTable {
         self.stage_policies.get(stage).map_or(&[], |policies| policies)
     }
 
-    /// What the addresses of one identity have in common.
+    /// The properties that the addresses of one identity share.
     pub fn identity(&self, party: &Party) -> Option<&Arc<IdentityInfo>> {
         self.identities.get(party.owner.identity)?.as_ref()
     }

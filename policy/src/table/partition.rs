@@ -1,4 +1,4 @@
-//! From a peer's identity to the row of rules that select it.
+//! Maps a peer's identity to the row of rules that select it.
 
 use std::sync::Arc;
 

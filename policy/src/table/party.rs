@@ -16,13 +16,14 @@ impl Party {
         self.address
     }
 
-    /// Whether a pod that policies can select has it; hostNetwork pods count as their node (N11).
+    /// Whether the address belongs to a pod that policies can select; hostNetwork pods count as
+    /// their node (N11).
     #[inline]
     pub fn is_pod(&self) -> bool {
         self.owner.pod != 0
     }
 
-    /// Whether a node has it.
+    /// Whether the address belongs to a node.
     #[inline]
     pub fn is_node(&self) -> bool {
         self.owner.pod == 0 && self.owner.node != 0

@@ -1,4 +1,4 @@
-//! From protocol and port to a rule's rank.
+//! Maps protocol and port to a rule's rank.
 
 use super::line::Line;
 

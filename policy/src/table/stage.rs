@@ -109,7 +109,7 @@ const ROWS_ARE_WHOLE: usize = 11;
 /// Word of the header with the partition's default row.
 const DEFAULT_ROW: usize = 12;
 
-/// What a stage is built from.
+/// The inputs from which a stage is built.
 pub(crate) struct Parts<'a> {
     pub(crate) partition: Partition,
     /// Intervals of each port table, in the order of lines: see [`Stage`].
@@ -124,9 +124,9 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Stage {
-    /// Table of rules for any peer.
+    /// Table of the rules for any peer.
     pub(crate) const OUTSIDE: u32 = 1;
-    /// Table of rules for any peer and for any pod.
+    /// Table of the rules for any peer and for any pod.
     pub(crate) const PODS: u32 = 2;
 
     pub(crate) fn new(parts: Parts<'_>) -> Self {
@@ -150,7 +150,8 @@ impl Stage {
         Self { partition: parts.partition, run: run.into() }
     }
 
-    /// The same stage with a new partition, whose rows it has and whose default is the same.
+    /// The same stage with a new partition, whose rows it already has and whose default row is the
+    /// same.
     pub(crate) fn with_partition(&self, partition: Partition) -> Self {
         debug_assert_eq!(self.partition.default_row(), partition.default_row());
         Self { partition, run: Arc::clone(&self.run) }

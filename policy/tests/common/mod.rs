@@ -1,7 +1,7 @@
 //! Small random clusters in which everything collides: few labels, nested CIDRs, shared names,
 //! addresses claimed twice.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test binary uses only a part")]
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn pair(text: &str) -> (Arc<str>, Arc<str>) {
     (key.into(), value.into())
 }
 
-/// Labels, including one that looks like a namespace's own (threat T-L4).
+/// Labels, including one with the key of a namespace's own label (threat T-L4).
 pub(crate) fn labels() -> impl Strategy<Value = Labels> {
     let pool = ["app=x", "app=y", "app=z", "tier=p", "tier=q", "kubernetes.io/metadata.name=b"];
     subsequence(pool.to_vec(), 0..=3).prop_map(|list| Labels::new(list.into_iter().map(pair)))
@@ -183,7 +183,7 @@ pub(crate) fn cluster_policy(number: usize) -> impl Strategy<Value = Arc<Cluster
     )
 }
 
-/// Pod number `number`, nearly always with addresses of its own.
+/// Pod number `number`, nearly always with addresses that no other pod has.
 pub(crate) fn pod(number: usize) -> impl Strategy<Value = Arc<Pod>> {
     let named = (select(vec!["http", "dns"]), protocol(), select(vec![80u16, 53, 8080, 256]))
         .prop_map(|(name, protocol, port)| NamedPort { name: name.into(), protocol, port });
@@ -224,7 +224,7 @@ pub(crate) fn namespace(number: usize) -> impl Strategy<Value = Arc<Namespace>> 
     labels().prop_map(move |labels| Arc::new(Namespace { name: NAMESPACES[number].into(), labels }))
 }
 
-/// One object for each number below `most`, some omitted.
+/// Objects with the numbers below `most`, some omitted.
 fn some_of<S: Strategy>(
     most: usize,
     make: impl Fn(usize) -> S,
@@ -342,7 +342,7 @@ pub(crate) fn disagreement(cluster: &Cluster, table: &PolicyTable) -> Result<u64
                 let ingress = in_words(table, Direction::Ingress, &got.ingress, *to);
                 if (&egress, &ingress) != (&want.egress, &want.ingress) {
                     return Err(format!(
-                        "{from} to {to}, {traffic:?}:\n plain    {want:?}\n compiled {egress:?} {ingress:?}"
+                        "{from} to {to}, {traffic:?}:\n reference {want:?}\n compiled  {egress:?} {ingress:?}"
                     ));
                 }
             }

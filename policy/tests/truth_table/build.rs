@@ -73,7 +73,7 @@ pub(crate) fn ports(text: &str) -> Ports {
     Ports::from_list(text.split(',').filter(|part| !part.is_empty()).map(one).collect())
 }
 
-/// A rule about these peers (none: any) and ports (empty: any).
+/// A rule with these peers (none: any) and ports (empty: any).
 pub(crate) fn rule<const N: usize>(peers: [Peer; N], ports_text: &str) -> Rule {
     Rule { peers: Peers::from_list(peers.to_vec()), ports: ports(ports_text) }
 }

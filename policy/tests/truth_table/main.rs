@@ -58,7 +58,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Everybody there is, by name, with an address of each family.
+/// Every source and destination, by name, with an address of each family.
 fn everybody() -> Vec<(String, [IpAddr; 2])> {
     let cluster = cluster();
     let pods = cluster.pods.iter().filter(|pod| !pod.workload.host_network);
@@ -76,7 +76,7 @@ fn everybody() -> Vec<(String, [IpAddr; 2])> {
     pods.chain(others.map(|(name, v4, v6)| (name.into(), [address(v4), address(v6)]))).collect()
 }
 
-/// What is sent, as expectations name it.
+/// The traffic of a case, as expectations name it.
 fn traffics(ipv6: bool) -> Vec<(String, Traffic)> {
     let both = |p: Protocol| [80, 81].map(|n| (format!("{n}/{p}"), Traffic::to_port(p, n)));
     let mut all: Vec<_> = Protocol::ALL.into_iter().flat_map(both).collect();
@@ -84,7 +84,7 @@ fn traffics(ipv6: bool) -> Vec<(String, Traffic)> {
     all
 }
 
-/// `*` stands for anything, `x/*` for the pods of x, `pods` for every pod; alternatives by `|`.
+/// `*` matches anything, `x/*` the pods of x, `pods` every pod; alternatives are separated by `|`.
 fn fits(pattern: &str, name: &str) -> bool {
     pattern.split('|').any(|pattern| match pattern.split_once('*') {
         Some((head, tail)) => name.starts_with(head) && name.ends_with(tail),
@@ -93,7 +93,7 @@ fn fits(pattern: &str, name: &str) -> bool {
     })
 }
 
-/// The last expectation that fits says what is expected; without one it is allowed.
+/// The last expectation that matches applies; if none matches, the connection is allowed.
 fn expected(case: &Case, from: &str, to: &str, traffic: &str) -> bool {
     let node = |name: &str| match name {
         "n1" | "n2" => Some(name.to_owned()),

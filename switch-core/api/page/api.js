@@ -2,7 +2,7 @@
 
 const TIMEOUT = 10_000;
 
-// Parameters without a value are left out. Throws an Error that says what is wrong.
+// Parameters without a value are left out. Throws an Error with the reason.
 export async function get(path, parameters = {}) {
   const given = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== "");
   const query = new URLSearchParams(given).toString();

@@ -1,4 +1,4 @@
-// Elements are made from names and texts, never from markup: whatever a pod is called, it is a text.
+// Elements are created from names and texts, never from markup: a pod's name is always text.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,7 +14,7 @@ export const el = (tag, attributes = {}, ...children) => fill(document.createEle
 export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 export const byId = (id) => document.getElementById(id);
 
-// Replaces what is in `parent`. What had the focus has it again, by its `data-key`.
+// Replaces the content of `parent`. The focus returns to the element with the same `data-key`.
 export function replace(parent, ...children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren(...children);
@@ -26,10 +26,10 @@ export function replace(parent, ...children) {
 
 const UNITS = ["", "k", "M", "G", "T"];
 
-// Bytes a second as people read them.
+// Formats bytes a second.
 export const speed = (value) => `${short(value)}${value < 1000 ? " " : ""}B/s`;
 
-// A number as people read it.
+// Formats a number.
 export function short(value) {
   let unit = 0;
   while (value >= 1000 && unit < UNITS.length - 1) [value, unit] = [value / 1000, unit + 1];

@@ -1,4 +1,4 @@
-// From ends and edges to boxes and curves: no document here.
+// Converts ends and edges to boxes and curves, without access to the document.
 //
 // Three columns: pods of this node; Services; pods of other nodes, nodes and the world. Pods of one node and namespace are
 // one box until it is expanded, so that a picture of 1,000 pods has as many boxes as it has namespaces.

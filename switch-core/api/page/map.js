@@ -1,9 +1,9 @@
-// The map, and the table of the same.
+// The map, and the table with the same data.
 
 import { byId, el, replace, short, speed, svg } from "./dom.js";
 import { layout } from "./layout.js";
 
-// Labels of more curves than this would hide each other: they are in titles, and in the table.
+// The labels of more curves than this would overlap: they are in titles and in the table instead.
 const MOST_LABELS = 60;
 const MOST_ROWS = 500;
 // A node with fewer pods is shown expanded.
@@ -26,7 +26,7 @@ function change(to) {
   if (last) draw();
 }
 
-// Bytes a second from two answers. What a connection that ended had carried is gone from a sum, which is no rate below 0.
+// Bytes a second from two answers. When a connection ends, its bytes disappear from the sum; the rate is never below 0.
 export function rates(map, before, seconds) {
   const sums = new Map((before?.edges ?? []).map((edge) => [`${edge.from} ${edge.to}`, edge.bytes + edge.reply_bytes]));
   for (const edge of map.edges) {

@@ -1,4 +1,4 @@
-// Asks the node every two seconds while somebody looks, and shows what it answers.
+// Queries the node every two seconds while the page is visible, and shows the answers.
 
 import { get } from "./api.js";
 import { byId, el, short } from "./dom.js";

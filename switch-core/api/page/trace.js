@@ -1,6 +1,6 @@
-// "Why can A not reach B?": what the switch would do with a connection, by the state in force. Nothing is sent.
+// "Why can A not reach B?": the decision of the switch for a connection, with the state in force. Nothing is sent.
 //
-// The question is in the address of the page (#from=…&to=…&port=…&protocol=…), so that it can be handed on as a link.
+// The query is in the address of the page (#from=…&to=…&port=…&protocol=…), so that it can be passed on as a link.
 
 import { get } from "./api.js";
 import { byId, el } from "./dom.js";
@@ -26,7 +26,7 @@ function read() {
   answer();
 }
 
-// Asks about an edge of the map.
+// Traces an edge of the map.
 export function about(edge) {
   const known = edge.reasons.find((reason) => reason.port);
   const fields = form().elements;

@@ -13,7 +13,8 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts the thread `name`, which runs what `task` gives and what that spawns.
+    /// Starts the thread `name`, which runs the future that `task` returns, and the tasks that this
+    /// spawns.
     ///
     /// # Errors
     /// The system refuses the thread.
@@ -21,7 +22,7 @@ impl Background {
         name: &'static str,
         task: F,
     ) -> io::Result<Self> {
-        // One thread answers; a few more wait for the node's.
+        // One thread serves connections; a few more wait for the node's thread.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
@@ -30,12 +31,12 @@ impl Background {
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            // The node's thread does what takes privilege.
+            // Drops this thread's privileges: operations that need them run on the node's thread.
             worker_thread();
             runtime.spawn(task);
-            // The sender's end is its drop.
+            // Dropping the sender ends the task.
             let _ = runtime.block_on(stopped);
-            // A question that the node has not answered yet is nobody's to wait for.
+            // Nobody waits for a query that the node has not answered yet.
             runtime.shutdown_background();
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
@@ -46,7 +47,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It panicked: there is nothing left to end.
+            // The thread has panicked: there is nothing to end.
             let _ = thread.join();
         }
     }

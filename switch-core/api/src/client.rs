@@ -1,4 +1,4 @@
-//! The asking end.
+//! The client side.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,38 +15,38 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-/// How long an answer in one piece may take: a node answers between two publishes.
+/// Timeout of an answer that is not a stream: a node answers between two publishes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no answer.
+/// Why a query got no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody answers at the socket.
+    /// Nobody listens on the socket.
     #[error("{path}: {error}: is the switch running, and may this user connect?")]
     Connect {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
-    /// The answer says what is wrong with the question.
+    /// The answer is an error about the query.
     #[error("{0}")]
     Refused(String),
-    /// The answer did not come, or not whole.
+    /// The answer did not arrive, or not completely.
     #[error("no answer: {0}")]
     Answer(String),
 }
 
-/// A client of one node's control socket. Each question has a connection of its own.
+/// A client of one node's control socket. Each query has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
 }
 
 impl Client {
-    /// A client of the socket at `path`. Connects with the first question.
+    /// A client of the socket at `path`. Connects with the first query.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
@@ -64,7 +64,7 @@ impl Client {
         self.get_after(uri, Duration::ZERO)
     }
 
-    /// As [`get`](Self::get), of an answer that takes the node `time` to find.
+    /// As [`get`](Self::get), for an answer that takes the node the time `time` to collect.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -77,7 +77,7 @@ impl Client {
         serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))
     }
 
-    /// As [`get`](Self::get), as it came.
+    /// As [`get`](Self::get), but returns the answer unparsed.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -85,7 +85,7 @@ impl Client {
         self.whole(Method::GET, uri, Bytes::new(), Duration::ZERO)
     }
 
-    /// Changes what is at a path; returns the answer.
+    /// Changes the resource at a path; returns the answer.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -97,6 +97,15 @@ impl Client {
         let wrong = |error: serde_json::Error| ClientError::Answer(error.to_string());
         let body = serde_json::to_vec(value).map_err(wrong)?.into();
         serde_json::from_str(&self.whole(Method::PUT, uri, body, Duration::ZERO)?).map_err(wrong)
+    }
+
+    /// Has something done that a path with its query describes; returns the answer.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn post<T: DeserializeOwned>(&self, uri: &str) -> Result<T, ClientError> {
+        let text = self.whole(Method::POST, uri, Bytes::new(), Duration::ZERO)?;
+        serde_json::from_str(&text).map_err(|error| ClientError::Answer(error.to_string()))
     }
 
     fn whole(
@@ -122,7 +131,7 @@ impl Client {
         })
     }
 
-    /// Calls `each` with each line of an answer without an end, until it returns false or the node stops.
+    /// Calls `each` with each line of an endless answer, until it returns false or the node stops.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -140,7 +149,8 @@ impl Client {
         })
     }
 
-    /// Calls `each` with each piece of an answer, as they come, until it returns false or the answer ends.
+    /// Calls `each` with each piece of an answer as it arrives, until it returns false or the
+    /// answer ends.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -165,7 +175,7 @@ impl Client {
         })
     }
 
-    /// A path with parameters, those that have a value.
+    /// A path with those parameters that have a value.
     pub fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (name, value) in parameters {
@@ -189,7 +199,7 @@ impl Client {
         let stream = UnixStream::connect(&self.path).await.map_err(connect)?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(answer)?;
-        // Ends with the connection; what is wrong with it, the request says.
+        // Ends with the connection. Errors of the connection are reported by the request.
         tokio::spawn(async move { drop(connection.await) });
         let request = Request::builder().method(method).uri(uri).header(HOST, "podswitch");
         let request = request.body(Full::new(body));
@@ -202,7 +212,7 @@ fn answer(error: hyper::Error) -> ClientError {
     ClientError::Answer(error.to_string())
 }
 
-/// The reason in a refusal.
+/// The reason in an error response.
 fn reason(body: &str) -> String {
     let value: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let reason = value.as_ref().and_then(|value| value.get("error")?.as_str());

@@ -1,4 +1,4 @@
-//! The last drops, and those that come.
+//! The last drops, and a stream of new ones.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use podswitch_node::DroppedFrames;
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
-/// Records that are kept for later questions.
+/// Number of records that are kept for later queries.
 const KEPT: usize = 10_000;
-/// Records that one who follows may be behind; what he misses is counted.
+/// Number of records that a follower may be behind; records that it misses are counted.
 const BEHIND: usize = 4096;
 
 /// See the module's description. Filled by the node's event sink, read by the server.
@@ -31,7 +31,7 @@ impl Default for DropLog {
 }
 
 impl DropLog {
-    /// Adds a record. Never waits for a reader.
+    /// Adds a record. Never waits for readers.
     pub fn push(&self, frames: DroppedFrames) {
         let frames = Arc::new(frames);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,16 +39,17 @@ impl DropLog {
             kept.pop_front();
         }
         kept.push_back(Arc::clone(&frames));
-        // Under the lock, so that a reader who asks for both gets each record once. No reader is no error.
+        // Under the lock, so that a reader who requests kept and new records gets each record once. It is not an error
+        // if there is no reader.
         let _ = self.live.send(frames);
     }
 
-    /// What is kept, the oldest first.
+    /// The kept records, the oldest first.
     pub(crate) fn kept(&self) -> Vec<Arc<DroppedFrames>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// What is kept, and what comes after.
+    /// The kept records, and a receiver for later ones.
     pub(crate) fn follow(&self) -> (Vec<Arc<DroppedFrames>>, Receiver<Arc<DroppedFrames>>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         (kept.iter().cloned().collect(), self.live.subscribe())

@@ -1,11 +1,11 @@
-//! Which drops are asked for.
+//! The filter of queries for drops.
 
 use podswitch_node::{DroppedFrames, FlowFilter};
 
 /// Conditions on dropped frames, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DropFilter {
-    /// Those on ends and the Service; they hold if they hold for one end.
+    /// Conditions on the ends and the Service; a condition holds if it holds for one end.
     pub(crate) ends: FlowFilter,
     /// Reason of a drop, or its class.
     pub(crate) reason: Option<String>,

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// Lines that the file may be behind; further ones are lost, and counted.
+/// Maximum number of lines that wait for the file; further ones are lost and counted.
 const QUEUE: usize = 16_384;
-/// How long a file that cannot be written to is left alone.
+/// How long no write is tried after the file could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// When a file is rotated: `PATH` becomes `PATH.1`, that becomes `PATH.2`, and so on.
@@ -23,12 +23,12 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Rotation {
     /// Size in bytes at which a file is complete.
     pub size: u64,
-    /// Complete files that are kept.
+    /// Number of complete files that are kept.
     pub kept: usize,
 }
 
 impl Rotation {
-    /// Five files of so many bytes.
+    /// Five files of this size in bytes.
     pub const fn files(size: u64) -> Self {
         Self { size, kept: 4 }
     }
@@ -41,8 +41,8 @@ impl Default for Rotation {
     }
 }
 
-/// Writes records to a file on a thread of its own. The caller never waits: what the disk is too slow for is lost,
-/// and a line `{"type":"lost","count":N}` says how many records are missing at that place.
+/// Writes records to a file on a thread of its own. The caller never waits: if the disk is too slow, records are lost,
+/// and a line `{"type":"lost","count":N}` shows how many are missing at that place.
 pub struct JsonLines {
     lines: Option<SyncSender<Vec<u8>>>,
     lost: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl fmt::Debug for JsonLines {
 }
 
 impl JsonLines {
-    /// Appends to the file at `path`. `on_thread_start` is called on the writing thread first, to give up privileges.
+    /// Appends to the file at `path`. `on_thread_start` is called on the writing thread first, to drop privileges.
     ///
     /// # Errors
     /// The file cannot be opened; the thread cannot be started.
@@ -95,11 +95,11 @@ impl JsonLines {
 }
 
 impl Drop for JsonLines {
-    /// Waits until everything is in the file.
+    /// Waits until all records are in the file.
     fn drop(&mut self) {
         self.lines = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its thread.
+            // If the thread panicked, the panic has been printed.
             let _ = thread.join();
         }
     }
@@ -117,7 +117,7 @@ fn write(mut file: Output, lines: &Receiver<Vec<u8>>, lost: &AtomicU64) {
         let not_noted = if note.is_err() { missing } else { 0 };
         let written = note.and_then(|()| file.append(&line));
         if written.is_err() {
-            // The disk may be full: what comes meanwhile waits in the queue, and is lost when that is full.
+            // The disk may be full: new records wait in the queue, and are lost when the queue is full.
             lost.fetch_add(not_noted + 1, Relaxed);
             std::thread::sleep(RETRY);
             file.reopen();
@@ -125,7 +125,7 @@ fn write(mut file: Output, lines: &Receiver<Vec<u8>>, lost: &AtomicU64) {
     }
 }
 
-/// The file that is written to.
+/// The file that is being written.
 struct Output {
     path: PathBuf,
     rotation: Rotation,
@@ -146,7 +146,7 @@ impl Output {
             self.rotate()?;
         }
         if let Err(error) = self.file.write_all(line) {
-            // A part of it may be in the file. If that stays, the next line is hurt, too.
+            // A part of the line may be in the file. If it stayed, the next line would be damaged, too.
             let _ = self.file.set_len(self.size);
             return Err(error);
         }
@@ -178,7 +178,7 @@ impl Output {
         Ok(())
     }
 
-    /// Opens the file again, if that is possible now.
+    /// Opens the file again if it is time to retry.
     fn reopen(&mut self) {
         if let Ok(opened) = Self::open(&self.path, self.rotation) {
             *self = opened;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_rotated_and_old_ones_go() {
+    fn files_are_rotated_and_old_ones_are_removed() {
         let folder = Folder::new("rotation");
         let rotation = Rotation { size: 100, kept: 2 };
         // Each line has 11 bytes: nine of them fit.
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_counted_in_its_place() {
+    fn lost_records_are_counted_in_place() {
         let folder = Folder::new("lost");
         let path = folder.0.join("drops");
         let output = JsonLines::create(&path, Rotation::default(), || ()).unwrap();
@@ -258,6 +258,10 @@ mod tests {
         sender.send(b"{}\n".to_vec()).unwrap();
         drop(sender);
         write(file, &lines, &lost);
-        assert_eq!(lost.into_inner(), 3, "those of before, which could not be noted, and the line");
+        assert_eq!(
+            lost.into_inner(),
+            3,
+            "the earlier ones, which could not be recorded, and the line"
+        );
     }
 }

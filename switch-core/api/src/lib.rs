@@ -1,13 +1,13 @@
 //! The control socket of a node: queries to the running switch, as JSON over HTTP/1.1 on a Unix socket.
 //!
-//! [`ApiServer`] answers on a thread of its own. It asks the [`Node`](podswitch_node::Node) by way of its thread
-//! ([`NodeCaller`](podswitch_node::NodeCaller)) and never touches a worker, so that no question costs a packet. [`DropLog`] keeps the last drops
-//! for later queries, and hands new ones to followers. [`Client`] is the other end. `docs/api.md` has all
-//! paths and fields.
+//! [`ApiServer`] serves queries on a thread of its own. It queries the [`Node`](podswitch_node::Node) through the
+//! node's thread ([`NodeCaller`](podswitch_node::NodeCaller)) and never accesses a worker, so that no query costs a
+//! packet. [`DropLog`] keeps the last drops for later queries, and passes new ones to followers. [`Client`] is the
+//! other end. `docs/api.md` describes all paths and fields.
 //!
-//! Paths begin with `/v1`: fields are added to it, and never removed or changed.
+//! Paths begin with `/v1`: fields may be added to it, but are never removed or changed.
 //!
-//! Bounds: [`MAX_CONNECTIONS`] connections, requests of 16 KiB, 10 s to send one, [`MAX_FLOWS`] flows in an answer.
+//! Limits: [`MAX_CONNECTIONS`] connections, requests of 16 KiB, 10 s to send one, [`MAX_FLOWS`] flows in an answer.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_types, reason = "locks of the control socket, far from any packet")]
 

@@ -1,5 +1,5 @@
-//! `/v1/log-level`: what the program logs, read and changed. The one path that changes something, so for root
-//! alone, even if a group may connect.
+//! `/v1/log-level`: reads and changes the log level of the program. It is the only path that changes something, so only
+//! root may change it, even if a group may connect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub trait LogLevel: Send + Sync {
     /// Puts directives in force.
     ///
     /// # Errors
-    /// What is wrong with them. Nothing is changed then.
+    /// The error in the directives. Nothing is changed then.
     fn set(&self, directives: &str) -> Result<(), String>;
 }
 

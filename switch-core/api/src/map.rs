@@ -1,7 +1,8 @@
-//! Who talks to whom: connections and drops, summed for each pair of ends, for a picture of them.
+//! A map of traffic: connections and drops, summed for each pair of ends, for a graphical display.
 //!
-//! An end is a pod (`namespace/name`), a Service (`service/namespace/name`), a node (`node/NAME`) or `world`, as
-//! `/v1/trace` takes them. A connection through a Service is two edges: to the Service, and from it to the backend.
+//! An end is a pod (`namespace/name`), a Service (`service/namespace/name`), a node (`node/NAME`) or `world`, in the
+//! form that `/v1/trace` accepts. A connection through a Service is two edges: to the Service, and from it to the
+//! backend.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,18 +11,18 @@ use std::time::{Duration, SystemTime};
 use podswitch_node::{DroppedFrames, End, Flow, Node};
 use serde::Serialize;
 
-/// The most edges in an answer; those with drops and those with most bytes come first.
+/// Maximum number of edges in an answer. Edges with drops and those with most bytes have precedence.
 const MAX_EDGES: usize = 2_000;
-/// Reasons of drops for an edge.
+/// Maximum number of drop reasons for an edge.
 const MAX_REASONS: usize = 8;
-/// Drops of this time make up the rate.
+/// Time over which the rate of drops is measured.
 const RATE_TIME: Duration = Duration::from_secs(10);
 
-/// The answer while it is made.
+/// The answer under construction.
 pub(crate) struct Map {
     node: String,
     epoch: u32,
-    /// The node of each end that is on one.
+    /// The node of each end that is on a node.
     ends: BTreeMap<String, Option<String>>,
     edges: BTreeMap<(String, String), Sums>,
 }
@@ -45,7 +46,7 @@ pub(crate) struct Drawn {
     epoch: u32,
     ends: Vec<Shown>,
     edges: Vec<Edge>,
-    /// Edges that were left out.
+    /// Number of edges that were left out.
     left_off: usize,
 }
 
@@ -63,16 +64,16 @@ struct Shown {
 struct Edge {
     from: String,
     to: String,
-    /// `allow`: there are connections; `deny`: frames were dropped and there are none; `both`.
+    /// `allow`: there are connections; `deny`: frames were dropped and there are no connections; `both`.
     verdict: &'static str,
     connections: u64,
     packets: u64,
     bytes: u64,
     reply_packets: u64,
     reply_bytes: u64,
-    /// Dropped frames of the records that are kept.
+    /// Number of dropped frames in the records that are kept.
     drops: u64,
-    /// Of those, frames a second over the last 10 s.
+    /// Their rate, in frames a second over the last 10 s.
     drop_rate: f64,
     reasons: Vec<Reason>,
 }
@@ -80,10 +81,10 @@ struct Edge {
 #[derive(Serialize)]
 struct Reason {
     reason: &'static str,
-    /// What decided, in words; empty if nothing but the reason is known.
+    /// The deciding object and rule as text; empty if only the reason is known.
     why: String,
     count: u64,
-    /// Port of the server and protocol of one of them, to trace it.
+    /// Port of the server and protocol of one of the connections or drops, to trace it.
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,7 +92,7 @@ struct Reason {
 }
 
 impl Map {
-    /// Connections of a node, by ends. Runs on its thread: it only reads.
+    /// Adds the connections of a node, by ends. Runs on the node's thread, and only reads.
     pub(crate) fn of(node: &Node) -> Self {
         let snapshot = node.snapshot();
         let local = snapshot.node.to_string();
@@ -121,7 +122,7 @@ impl Map {
         map
     }
 
-    /// Adds what was dropped.
+    /// Adds drops.
     pub(crate) fn add_drops(&mut self, drops: &[Arc<DroppedFrames>]) {
         #[expect(clippy::disallowed_methods, reason = "records have the time of day")]
         let now = SystemTime::now();
@@ -154,7 +155,7 @@ impl Map {
         }
     }
 
-    /// The name of an end, which is noted.
+    /// The name of an end, which is stored with its node.
     fn end(&mut self, end: &End) -> String {
         let node = end.node.as_ref().map(ToString::to_string);
         let id = match (&end.namespace, &end.pod, &node) {
@@ -168,7 +169,7 @@ impl Map {
         id
     }
 
-    /// The answer.
+    /// Builds the answer.
     pub(crate) fn finish(self) -> Drawn {
         let mut edges: Vec<Edge> =
             self.edges.into_iter().map(|((from, to), sums)| sums.edge(from, to)).collect();
@@ -221,7 +222,7 @@ impl Sums {
     }
 }
 
-/// `service/namespace/name` of `Service/namespace/name`.
+/// Converts `Service/namespace/name` to `service/namespace/name`.
 fn service_id(cookie: &str) -> Option<String> {
     cookie.strip_prefix("Service/").map(|name| format!("service/{name}"))
 }

@@ -1,4 +1,4 @@
-//! The page's files. They are part of the program: nothing is read from a disk, and nothing is taken from elsewhere.
+//! The page's files. They are part of the program: nothing is read from disk or from another server.
 
 /// A file: its type and its text.
 pub(crate) type File = (&'static str, &'static str);
@@ -21,8 +21,8 @@ pub(crate) fn file(path: &str) -> Option<File> {
     })
 }
 
-/// What a browser lets the page do: its own files and the answers of this server, nothing else. No script in the
-/// markup, no other site, no frame.
+/// The Content-Security-Policy of the page: its own files and the answers of this server, nothing else. No inline
+/// scripts, no other site, no frame.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types 'none'";

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use podswitch_dns::{Name, record_type, type_number};
 use podswitch_node::{
-    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, Node, PolicyQuery,
-    UnknownName, check_drop_reason, label_query, protocol_number,
+    CaptureRequest, FlowFilter, FlowQuery, FlowSort, METRICS_CONTENT_TYPE, NameView, Node,
+    PolicyQuery, ServiceQuery, UnknownName, check_drop_reason, label_query, protocol_number,
 };
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -18,35 +19,45 @@ use serde_json::json;
 use crate::filter::DropFilter;
 use crate::trace::{Question, traces};
 
-/// The most flows, drops or policy rules in one answer.
+/// Maximum number of flows, drops, policy rules or Service ports in one answer.
 pub const MAX_FLOWS: usize = 10_000;
-/// The longest time that `/v1/perf` measures, in seconds.
+/// Maximum time that `/v1/perf` measures, in seconds.
 pub const MAX_PERF_SECONDS: u64 = 60;
 
-/// The most frames of one capture.
+/// Maximum number of frames in one capture.
 pub const MAX_CAPTURE_FRAMES: u64 = 1_000_000;
-/// The longest capture, in seconds.
+/// Maximum duration of a capture, in seconds.
 pub const MAX_CAPTURE_SECONDS: u64 = 3600;
 /// Seconds between the two samples of rates.
 const INTERVALS: std::ops::RangeInclusive<f64> = 0.1..=20.0;
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Debug)]
 pub(crate) enum Wanted {
-    /// Asks the node.
+    /// A query to the node.
     Node(NodeQuestion),
     /// Connections, with rates if there is an interval.
     Flows { query: FlowQuery, interval: Option<Duration> },
-    /// The last drops, and those that come if `follow`.
+    /// The last drops, and new ones if `follow` is set.
     Drops { filter: DropFilter, limit: usize, follow: bool },
-    /// What the workers do in the next so many seconds; 0: did since they began.
+    /// The activity of the workers during this number of seconds; 0: since they started.
     Perf { seconds: u64 },
-    /// What policy rules decided.
+    /// The decisions of policy rules.
     Policies(PolicyQuery),
-    /// Captured frames as pcapng, at most so many within so many seconds.
-    Capture { request: CaptureRequest, count: u64, seconds: u64 },
-    /// Who talks to whom, and what is dropped between them.
+    /// Service ports with their backends.
+    Services(ServiceQuery),
+    /// Captured frames, at most this number within this number of seconds.
+    Capture { request: CaptureRequest, count: u64, seconds: u64, format: CaptureFormat },
+    /// The map of traffic and drops.
     Map,
+}
+
+/// How captured frames are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CaptureFormat {
+    PcapNg,
+    /// A line for each frame.
+    Json,
 }
 
 /// A query to the node.
@@ -55,12 +66,12 @@ pub(crate) enum NodeQuestion {
     Status,
     Pods,
     Counters,
-    Services,
+    Dns { name: Name, qtype: u16 },
     Trace(Question),
     Metrics,
 }
 
-/// An answer in one piece.
+/// An answer that is not a stream.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -86,10 +97,10 @@ impl Answer {
     }
 }
 
-/// Parameters of a request, each taken at most once.
+/// Parameters of a request, each used at most once.
 struct Parameters {
     given: BTreeMap<String, String>,
-    /// Names of those that the path has.
+    /// Names of the parameters that the path has.
     known: Vec<&'static str>,
 }
 
@@ -131,7 +142,7 @@ impl Parameters {
         address.map(Some).ok_or_else(wrong)
     }
 
-    /// What flows and drops have in common.
+    /// The parameters that flows and drops share.
     fn ends(&mut self) -> Result<FlowFilter, String> {
         let mut filter = FlowFilter::default();
         filter.pod = self.take("pod");
@@ -162,6 +173,17 @@ impl Parameters {
         Ok(Wanted::Flows { query: FlowQuery::new(filter, sort, self.limit()?), interval })
     }
 
+    fn connection(&mut self) -> Result<Question, String> {
+        let protocol = self.protocol()?.unwrap_or(proto::TCP);
+        Ok(Question {
+            from: self.required("from")?,
+            to: self.required("to")?,
+            port: self.parse("port", "a port")?.unwrap_or(0),
+            protocol,
+            sport: self.parse("sport", "a port")?.unwrap_or(49_152),
+        })
+    }
+
     /// A number from 1 to `most`.
     fn bounded(&mut self, name: &'static str, default: u64, most: u64) -> Result<u64, String> {
         match self.parse(name, "a number")?.unwrap_or(default) {
@@ -188,7 +210,14 @@ impl Parameters {
         };
         let count = self.bounded("count", 10_000, MAX_CAPTURE_FRAMES)?;
         let seconds = self.bounded("seconds", 10, MAX_CAPTURE_SECONDS)?;
-        Ok(Wanted::Capture { request, count, seconds })
+        let format = match self.take("format").as_deref() {
+            None | Some("pcapng") => CaptureFormat::PcapNg,
+            Some("json") => CaptureFormat::Json,
+            Some(name) => {
+                return Err(UnknownName::new("format", name, ["pcapng", "json"]).to_string());
+            }
+        };
+        Ok(Wanted::Capture { request, count, seconds, format })
     }
 
     fn limit(&mut self) -> Result<usize, String> {
@@ -200,7 +229,7 @@ impl Parameters {
         self.take(name).ok_or_else(|| format!("{name} is missing"))
     }
 
-    /// Whatever is left was mistyped.
+    /// An error if a parameter is left: it was mistyped.
     fn end(self) -> Result<(), String> {
         match self.given.keys().next() {
             Some(name) => Err(UnknownName::new("parameter", name, self.known).to_string()),
@@ -212,7 +241,7 @@ impl Parameters {
 /// Reads a path with its query.
 ///
 /// # Errors
-/// The answer that says what is wrong.
+/// The error response.
 pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
     let mut parameters = Parameters::read(query).map_err(bad)?;
@@ -223,6 +252,18 @@ pub(crate) fn read(path: &str, query: &str) -> Result<Wanted, Answer> {
     };
     parameters.end().map_err(bad)?;
     Ok(wanted)
+}
+
+/// Reads what a POST to `/v1/trace` is to send.
+///
+/// # Errors
+/// The answer that says what is wrong.
+pub(crate) fn read_connection(query: &str) -> Result<Question, Answer> {
+    let bad = |reason: String| Answer::error(StatusCode::BAD_REQUEST, &reason);
+    let mut parameters = Parameters::read(query).map_err(bad)?;
+    let question = parameters.connection().map_err(bad)?;
+    parameters.end().map_err(bad)?;
+    Ok(question)
 }
 
 fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, String> {
@@ -237,7 +278,14 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             query.after = parameters.take("after");
             return Ok(Some(Wanted::Policies(query)));
         }
-        "/v1/services" => NodeQuestion::Services,
+        "/v1/dns" => dns(parameters)?,
+        "/v1/services" => {
+            let mut query = ServiceQuery::new(parameters.limit()?);
+            query.containing = parameters.take("containing");
+            query.never = parameters.parse("never", "true or false")?.unwrap_or(false);
+            query.after = parameters.take("after");
+            return Ok(Some(Wanted::Services(query)));
+        }
         "/metrics" => NodeQuestion::Metrics,
         "/v1/flows" => return parameters.flows().map(Some),
         "/v1/map" => return Ok(Some(Wanted::Map)),
@@ -258,27 +306,40 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             }
             return Ok(Some(Wanted::Perf { seconds }));
         }
-        "/v1/trace" => {
-            let protocol = parameters.protocol()?.unwrap_or(proto::TCP);
-            NodeQuestion::Trace(Question {
-                from: parameters.required("from")?,
-                to: parameters.required("to")?,
-                port: parameters.parse("port", "a port")?.unwrap_or(0),
-                protocol,
-                sport: parameters.parse("sport", "a port")?.unwrap_or(49_152),
-            })
-        }
+        "/v1/trace" => NodeQuestion::Trace(parameters.connection()?),
         _ => return Ok(None),
     })))
 }
 
-/// Answers a question. Runs on the node's thread: it only reads.
+/// A name, or an address for its PTR records.
+fn dns(parameters: &mut Parameters) -> Result<NodeQuestion, String> {
+    let text = parameters.required("name")?;
+    let (name, default) = match text.parse::<IpAddr>() {
+        Ok(address) => (Name::reverse(address), record_type::PTR),
+        Err(_) => {
+            let name = Name::parse(&text).map_err(|error| format!("name={text}: {error}"))?;
+            (name, record_type::A)
+        }
+    };
+    let qtype = parameters.take("type").map(|text| {
+        type_number(&text).ok_or_else(|| format!("type={text}: a type of records is expected"))
+    });
+    Ok(NodeQuestion::Dns { name, qtype: qtype.transpose()?.unwrap_or(default) })
+}
+
+/// Answers a query. Runs on the node's thread, and only reads.
 pub(crate) fn answer(node: &Node, question: &NodeQuestion) -> Answer {
     match question {
         NodeQuestion::Status => Answer::json(&node.status()),
         NodeQuestion::Pods => Answer::json(&json!({ "pods": node.pods() })),
         NodeQuestion::Counters => Answer::json(&node.stats()),
-        NodeQuestion::Services => Answer::json(&json!({ "services": node.stats().services })),
+        NodeQuestion::Dns { name, qtype } => match &node.snapshot().names {
+            Some(names) => Answer::json(&NameView::of(&names.zone, name, *qtype)),
+            None => {
+                let reason = "this switch answers for no names (--dns off)";
+                Answer::error(StatusCode::NOT_FOUND, reason)
+            }
+        },
         NodeQuestion::Trace(question) => match traces(node, question) {
             Ok(traces) => Answer::json(&json!({ "traces": traces })),
             Err(reason) => Answer::error(StatusCode::NOT_FOUND, &reason),
@@ -321,9 +382,16 @@ mod tests {
             ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),
             ("/v1/capture", "seconds=3601", 400, "seconds=3601: from 1 to 3600"),
             ("/v1/capture", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
+            ("/v1/capture", "format=pcap", 400, "no format pcap; did you mean pcapng?"),
             ("/v1/capture", "snaplen=x", 400, "snaplen=x: a number of bytes is expected"),
             ("/v1/policies", "never=1", 400, "never=1: true or false is expected"),
             ("/v1/policies", "nevr=true", 400, "no parameter nevr; did you mean never?"),
+            ("/v1/dns", "", 400, "name is missing"),
+            ("/v1/dns", "name=a..b", 400, "name=a..b: "),
+            ("/v1/dns", "name=a.b&type=AX", 400, "type=AX: a type of records is expected"),
+            ("/v1/services", "never=1", 400, "never=1: true or false is expected"),
+            ("/v1/services", "limit=-1", 400, "limit=-1: a number is expected"),
+            ("/v1/services", "befor=x", 400, "no parameter befor"),
             ("/v1/perf", "seconds=61", 400, "seconds=61: at most 60"),
             ("/v1/perf", "seconds=-1", 400, "seconds=-1: a number of seconds is expected"),
         ] {

@@ -1,4 +1,4 @@
-//! The listening end.
+//! The server side.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use podswitch_node::NodeCaller;
 use tokio::net::{UnixListener, UnixStream};
@@ -21,24 +21,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::background::Background;
 use crate::drop_log::DropLog;
 use crate::log_level::{self, LogLevel};
-use crate::service::{Served, not_get, respond, whole};
+use crate::routes::Answer;
+use crate::service::{Served, not_get, respond, send, whole};
 
-/// The most connections at a time; further ones wait.
+/// Maximum number of connections at a time; further ones wait.
 pub const MAX_CONNECTIONS: usize = 64;
-/// The longest head of a request, in bytes.
+/// Maximum length of a request's header, in bytes.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
-/// How long a client may take to send a request.
+/// Timeout for receiving a request.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Listens at `path`, in place of a socket that nobody listens at any more. Root alone may connect, and the group
-/// `gid` if one is given.
+/// Listens at `path`. Replaces a socket on which nobody listens any more. Only root may connect, and the group `gid` if
+/// one is given.
 ///
 /// # Errors
-/// Another process listens there; there is something else than a socket; the folder does not exist or may not be
+/// Another process listens there; something other than a socket exists there; the folder does not exist or may not be
 /// written to.
 pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
     match std::fs::symlink_metadata(path) {
-        // Connecting to an ordinary file is refused, too.
+        // Connecting to a regular file is refused, too.
         Ok(found) if found.file_type().is_socket() => match StdStream::connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 std::fs::remove_file(path)?;
@@ -59,14 +60,14 @@ pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
     let mode = if gid.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     if gid.is_some() {
-        // A confined process may make this call and not chown(2).
+        // A confined process may make this call but not chown(2).
         let (folder, flags) = (rustix::fs::CWD, rustix::fs::AtFlags::empty());
         rustix::fs::chownat(folder, path, None, gid, flags)?;
     }
     Ok(listener)
 }
 
-/// Answers on a thread of its own until it is dropped.
+/// Serves queries on a thread of its own until it is dropped.
 pub struct ApiServer {
     background: Option<Background>,
     path: Option<PathBuf>,
@@ -79,7 +80,7 @@ impl fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    /// Starts to answer. `log`: the program's log, whose level root may change; `None`: no such path.
+    /// Starts to serve. `log`: the program's log, whose level root may change; `None`: the path does not exist.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -101,7 +102,7 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.background = None;
         if let Some(path) = &self.path {
-            // Somebody else may have removed it.
+            // Another process may have removed it.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -116,7 +117,7 @@ async fn accept(listener: StdListener, served: Arc<Served>, log: Option<Arc<dyn 
             Ok((stream, _)) => {
                 tokio::spawn(connection(stream, Arc::clone(&served), log.clone(), place));
             }
-            // Out of descriptors, for example: others may be closed meanwhile.
+            // Out of descriptors, for example: others may be closed in the meantime.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
@@ -134,16 +135,23 @@ async fn connection(
         let (served, log) = (Arc::clone(&served), log.clone());
         async move {
             Ok::<_, Infallible>(match *request.method() {
-                // For this socket alone: it can be changed.
+                // Only on this socket the log level can be changed.
                 _ if request.uri().path() == log_level::PATH => {
                     whole(log_level::answer(request, log, is_owner).await)
                 }
+                Method::POST if request.uri().path() == "/v1/trace" => match is_owner {
+                    true => send(request.uri(), served).await,
+                    false => whole(Answer::error(
+                        StatusCode::FORBIDDEN,
+                        "only root may have packets sent",
+                    )),
+                },
                 Method::GET => respond(request.uri(), served).await,
                 _ => whole(not_get()),
             })
         }
     });
-    // A client that goes away, or sends no HTTP, is its own affair.
+    // Errors of a client that closes the connection or does not send HTTP are ignored.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -1,4 +1,4 @@
-//! Requests and their answers, whatever socket they come by.
+//! Requests and their answers, for every kind of socket.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,26 +11,27 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use podswitch_node::{
     CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, PolicyPage,
-    PolicyQuery, UnknownName,
+    ServicePage, UnknownName,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::capture;
+use crate::capture::{self, JsonLines, PcapNg};
 use crate::drop_log::DropLog;
 use crate::filter::DropFilter;
 use crate::map::Map;
-use crate::routes::{Answer, NodeQuestion, Wanted, answer, read};
+use crate::routes::{Answer, CaptureFormat, NodeQuestion, Wanted, answer, read, read_connection};
+use crate::trace::send_first_packets;
 
-/// Queries for rates at a time, each of which keeps the counters of all selected connections for its interval; further
-/// ones wait.
+/// Maximum number of queries for rates at a time, each of which keeps the counters of all selected connections for its
+/// interval; further ones wait.
 const MAX_SAMPLES: usize = 4;
-/// Pieces of a stream that a slow reader may be behind, before those who write wait.
+/// Number of pieces of a stream that may wait for a slow reader before the writer waits.
 const STREAM_BUFFER: usize = 64;
 
 pub(crate) type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
 
-/// What all connections share.
+/// State shared by all connections.
 pub(crate) struct Served {
     node: NodeCaller,
     drops: Arc<DropLog>,
@@ -53,11 +54,21 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
     match read(uri.path(), uri.query().unwrap_or_default()) {
         Err(refused) => whole(refused),
         Ok(Wanted::Node(question)) => whole(ask(served, question).await),
-        Ok(Wanted::Capture { request, count, seconds }) => {
-            match with_node(&served, move |node| node.capture(&request)).await {
-                Ok(Ok(started)) => streamed("application/x-pcapng", |sender| {
-                    capture::stream(started, count, seconds, sender)
-                }),
+        Ok(Wanted::Capture { request, count, seconds, format }) => {
+            let begin = move |node: &mut Node| {
+                let name = node.snapshot().node.to_string();
+                node.capture(&request).map(|capture| (capture, name))
+            };
+            match with_node(&served, begin).await {
+                Ok(Ok((started, node))) => match format {
+                    CaptureFormat::PcapNg => streamed("application/x-pcapng", |sender| {
+                        capture::stream(PcapNg(started), count, seconds, sender)
+                    }),
+                    CaptureFormat::Json => streamed("application/x-ndjson", |sender| {
+                        let capture = JsonLines { capture: started, node: Some(node) };
+                        capture::stream(capture, count, seconds, sender)
+                    }),
+                },
                 Ok(Err(error)) => {
                     let status = match error {
                         CaptureError::UnknownName(_) => StatusCode::NOT_FOUND,
@@ -68,7 +79,20 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
                 Err(ended) => whole(ended),
             }
         }
-        Ok(Wanted::Policies(query)) => whole(policies(&served, query).await),
+        Ok(Wanted::Policies(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || PolicyPage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
+        Ok(Wanted::Services(query)) => {
+            let take = move |node: &Node| {
+                let state = node.snapshot();
+                move || ServicePage::read(&state, &query)
+            };
+            whole(of_state(&served, take).await)
+        }
         Ok(Wanted::Map) => whole(draw(&served).await),
         Ok(Wanted::Perf { seconds }) => whole(perf(served, seconds).await),
         Ok(Wanted::Flows { query, interval }) => {
@@ -83,7 +107,17 @@ pub(crate) async fn respond(uri: &Uri, served: Arc<Served>) -> Response<Body> {
     }
 }
 
-/// The last drops in one piece, or with those that come line by line.
+/// Answers a POST to `/v1/trace`. The client's right was checked before.
+pub(crate) async fn send(uri: &Uri, served: Arc<Served>) -> Response<Body> {
+    let question = match read_connection(uri.query().unwrap_or_default()) {
+        Ok(question) => question,
+        Err(refused) => return whole(refused),
+    };
+    let sent = with_node(&served, move |node| send_first_packets(node, &question)).await;
+    whole(sent.unwrap_or_else(|ended| ended))
+}
+
+/// The last drops as one answer, or as lines followed by new ones.
 fn drops(served: Arc<Served>, filter: DropFilter, limit: usize, follow: bool) -> Response<Body> {
     match follow {
         false => {
@@ -99,7 +133,7 @@ fn drops(served: Arc<Served>, filter: DropFilter, limit: usize, follow: bool) ->
     }
 }
 
-/// An answer without a known end, which `write` sends piece by piece.
+/// An answer of unknown length, which `write` sends piece by piece.
 fn streamed<F: Future<Output = ()> + Send + 'static>(
     content_type: &'static str,
     write: impl FnOnce(BodySender<Bytes, Infallible>) -> F,
@@ -119,7 +153,7 @@ pub(crate) fn whole(answer: Answer) -> Response<Body> {
     response
 }
 
-/// What the workers do within `seconds`, or since they began.
+/// The activity of the workers during `seconds`, or since they started.
 async fn perf(served: Arc<Served>, seconds: u64) -> Answer {
     let read = || with_node(&served, |node| node.perf());
     let measured = async {
@@ -152,13 +186,17 @@ async fn ask(served: Arc<Served>, question: NodeQuestion) -> Answer {
     asked.unwrap_or_else(|ended| ended)
 }
 
-/// Names are made on a thread that may take its time.
-async fn policies(served: &Arc<Served>, query: PolicyQuery) -> Answer {
-    let snapshot = match with_node(served, |node| node.snapshot()).await {
-        Ok(snapshot) => snapshot,
+/// Answers with the part of the state that `take` gets from the node. It is formatted on a blocking thread, because
+/// names are resolved there, which may take long.
+async fn of_state<T: serde::Serialize, F: FnOnce() -> T + Send + 'static>(
+    served: &Arc<Served>,
+    take: impl FnOnce(&Node) -> F + Send + 'static,
+) -> Answer {
+    let read = match with_node(served, |node| take(node)).await {
+        Ok(read) => read,
         Err(ended) => return ended,
     };
-    let read = move || Answer::json(&PolicyPage::read(&snapshot, &query));
+    let read = move || Answer::json(&read());
     tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
         Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
     })
@@ -175,7 +213,8 @@ async fn draw(served: &Arc<Served>) -> Answer {
     }
 }
 
-/// Reads the connection table on a thread that may take its time: neither the node's nor the one that answers.
+/// Reads the connection table on a blocking thread, because it may take long: neither the node's thread nor the one
+/// that serves connections.
 async fn read_flows<T: Send + 'static>(
     served: &Arc<Served>,
     f: impl FnOnce(&FlowView) -> Result<T, UnknownName> + Send + 'static,
@@ -196,7 +235,7 @@ async fn flows(
     let Some(interval) = interval else {
         return read_flows(served, move |view| Ok(Answer::json(&view.list(&query, None)?))).await;
     };
-    // Never closed.
+    // The semaphore is never closed.
     let _place = served.samples.acquire().await;
     let filter = query.filter.clone();
     let before = read_flows(served, move |view| view.sample(&filter)).await?;
@@ -204,7 +243,7 @@ async fn flows(
     read_flows(served, move |view| Ok(Answer::json(&view.list(&query, Some(&before))?))).await
 }
 
-/// Whether the names of a filter for drops stand for something, or did when something that is kept was dropped.
+/// Whether the names of a filter for drops exist now, or existed when one of the kept records was made.
 async fn check_names(served: &Arc<Served>, filter: &DropFilter) -> Result<(), Answer> {
     let named = |filter: FlowFilter| read_flows(served, move |view| view.check(&filter));
     let checked = named(filter.ends.clone()).await;
@@ -214,7 +253,7 @@ async fn check_names(served: &Arc<Served>, filter: &DropFilter) -> Result<(), An
     }
 }
 
-/// Sends one record a line: the last ones, then what comes, until the client goes away.
+/// Sends one record per line: the last ones, then new ones, until the client closes the connection.
 async fn follow_drops(
     served: Arc<Served>,
     filter: DropFilter,

@@ -1,12 +1,16 @@
-//! What becomes of a connection, by the names of its ends.
+//! Evaluates a possible connection, given the names of its ends.
 
 use std::net::{IpAddr, SocketAddr};
 
-use podswitch_node::{Connection, Node, Outcome};
+use hyper::StatusCode;
+use podswitch_node::{Connection, Node, Outcome, SendError};
 use podswitch_wire::flow_key::proto;
 use serde::Serialize;
+use serde_json::json;
 
-/// A question.
+use crate::routes::Answer;
+
+/// A query.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     /// Names or addresses of the ends.
@@ -16,7 +20,7 @@ pub(crate) struct Question {
     pub(crate) port: u16,
     /// IP protocol number.
     pub(crate) protocol: u8,
-    /// Port of the client. It chooses the backend.
+    /// Port of the client. It affects the selection of the backend.
     pub(crate) sport: u16,
 }
 
@@ -35,54 +39,89 @@ pub(crate) struct Trace {
     object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<SocketAddr>,
-    /// What decides, in words.
+    /// The decision as text.
     why: String,
+}
+
+impl Question {
+    /// The connections that it is about: one for each pair of addresses of one family.
+    ///
+    /// # Errors
+    /// An end is not known, or they have no family in common.
+    fn connections(&self, node: &Node) -> Result<Vec<Connection>, String> {
+        let find = |name: &str| node.addresses(name).map_err(|error| error.to_string());
+        let (sources, destinations) = (find(&self.from)?, find(&self.to)?);
+        let mut connections = Vec::new();
+        for src in sources {
+            for dst in destinations.iter().filter(|dst| dst.is_ipv4() == src.is_ipv4()) {
+                let (mut protocol, mut dport) = (self.protocol, self.port);
+                if matches!(protocol, proto::ICMP | proto::ICMPV6) {
+                    (protocol, dport) =
+                        if src.is_ipv4() { (proto::ICMP, 8) } else { (proto::ICMPV6, 128) };
+                }
+                connections.push(Connection { src, dst: *dst, protocol, sport: self.sport, dport });
+            }
+        }
+        match connections.is_empty() {
+            true => Err(format!("{} and {} have no address family in common", self.from, self.to)),
+            false => Ok(connections),
+        }
+    }
 }
 
 /// Answers for each family that both ends have.
 ///
 /// # Errors
-/// Why there is no answer: an end is not known, or they have no family in common.
+/// Why there is no answer: an end is not known, or the ends have no address family in common.
 pub(crate) fn traces(node: &Node, question: &Question) -> Result<Vec<Trace>, String> {
-    let find = |name: &str| node.addresses(name).map_err(|error| error.to_string());
-    let (sources, destinations) = (find(&question.from)?, find(&question.to)?);
     let mut traces = Vec::new();
-    for src in sources {
-        for dst in destinations.iter().filter(|dst| dst.is_ipv4() == src.is_ipv4()) {
-            let (mut protocol, mut dport) = (question.protocol, question.port);
-            if matches!(protocol, proto::ICMP | proto::ICMPV6) {
-                (protocol, dport) =
-                    if src.is_ipv4() { (proto::ICMP, 8) } else { (proto::ICMPV6, 128) };
+    for connection in question.connections(node)? {
+        let Some(verdict) = node.explain(&connection) else { continue };
+        let (mut reason, mut object, mut backend) = (None, None, None);
+        match &verdict.outcome {
+            Some(Outcome::Drop { reason: why, object: by }) => {
+                reason = Some(why.name());
+                object = by.as_ref().map(ToString::to_string);
             }
-            let connection = Connection { src, dst: *dst, protocol, sport: question.sport, dport };
-            let Some(verdict) = node.explain(&connection) else { continue };
-            let (mut reason, mut object, mut backend) = (None, None, None);
-            match &verdict.outcome {
-                Some(Outcome::Drop { reason: why, object: by }) => {
-                    reason = Some(why.name());
-                    object = by.as_ref().map(ToString::to_string);
-                }
-                Some(Outcome::Forward { backend: chosen }) => backend = *chosen,
-                _ => {}
+            Some(Outcome::Forward { backend: chosen }) => backend = *chosen,
+            _ => {}
+        }
+        traces.push(Trace {
+            from: connection.src,
+            to: connection.dst,
+            protocol: connection.protocol,
+            port: question.port,
+            epoch: node.epoch().0,
+            verdict: if verdict.is_allowed() { "allow" } else { "deny" },
+            reason,
+            object,
+            backend,
+            why: verdict.to_string(),
+        });
+    }
+    Ok(traces)
+}
+
+/// Sends the first packet of the connection between the first addresses of each family that both ends have.
+pub(crate) fn send_first_packets(node: &Node, question: &Question) -> Answer {
+    let connections = match question.connections(node) {
+        Ok(connections) => connections,
+        Err(reason) => return Answer::error(StatusCode::NOT_FOUND, &reason),
+    };
+    let mut sent = Vec::new();
+    for is_v4 in [true, false] {
+        let Some(first) = connections.iter().find(|c| c.src.is_ipv4() == is_v4) else { continue };
+        match node.send_first_packet(first) {
+            Ok(packet) => sent.push(packet),
+            Err(error) => {
+                let status = match error {
+                    SendError::InUse(_) => StatusCode::CONFLICT,
+                    SendError::Host(_) => StatusCode::SERVICE_UNAVAILABLE,
+                    _ => StatusCode::BAD_REQUEST,
+                };
+                return Answer::error(status, &error.to_string());
             }
-            traces.push(Trace {
-                from: src,
-                to: *dst,
-                protocol,
-                port: question.port,
-                epoch: node.epoch().0,
-                verdict: if verdict.is_allowed() { "allow" } else { "deny" },
-                reason,
-                object,
-                backend,
-                why: verdict.to_string(),
-            });
         }
     }
-    match traces.is_empty() {
-        true => {
-            Err(format!("{} and {} have no address family in common", question.from, question.to))
-        }
-        false => Ok(traces),
-    }
+    Answer::json(&json!({ "sent": sent }))
 }

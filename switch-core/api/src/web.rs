@@ -1,9 +1,10 @@
-//! What is served by TCP: probes, `/metrics` and, if it is wanted, the page with the read-only answers that it needs.
+//! The TCP server: probes, `/metrics` and, if enabled, the page with the read-only answers that it needs.
 //!
-//! Nobody has to say who they are, so the page is off by default, and then on loopback only. A web site that somebody
-//! on this machine visits must not read it through their browser: the page and its answers go to requests whose `Host`
-//! is an address or `localhost`, which a name that was made to point here (DNS rebinding) is not, and which the browser
-//! does not mark as another site's. There are no CORS headers, and nothing changes a state.
+//! There is no authentication, so the page is off by default, and if enabled it is served on loopback only, unless
+//! configured otherwise. A web site that a user of this machine visits must not be able to read the page through the
+//! user's browser. So the page and its answers are sent only to requests whose `Host` is an address or `localhost`, and
+//! which the browser does not mark as another site's. A name that was made to resolve to this address (DNS rebinding)
+//! does not pass. There are no CORS headers, and no request changes a state.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -33,22 +34,22 @@ use crate::routes::Answer;
 use crate::server::{HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD};
 use crate::service::{Body, Served, not_get, respond, whole};
 
-/// Longest life of a connection: with all places taken, probes wait no longer.
+/// Maximum life of a connection: if all places are in use, probes wait at most this long.
 const LIFE: Duration = Duration::from_secs(15);
 
-/// Who is shown the page.
+/// Who may use the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PageAccess {
     /// Nobody.
     #[default]
     Off,
-    /// Those that connect to a loopback address, whatever else the socket listens at.
+    /// Connections to a loopback address, at whatever address the socket listens.
     Loopback,
-    /// All that can connect.
+    /// All clients that can connect.
     All,
 }
 
-/// Answers on a thread of its own until it is dropped.
+/// Serves requests on a thread of its own until it is dropped.
 pub struct WebServer {
     web: Arc<Web>,
     address: SocketAddr,
@@ -69,10 +70,10 @@ struct Web {
 }
 
 impl WebServer {
-    /// Listens and starts to answer probes; everything else once there is [a node](Self::serve).
+    /// Listens and starts to answer probes. Serves everything else once there is [a node](Self::serve).
     ///
     /// # Errors
-    /// The address cannot be had, or the system refuses a thread.
+    /// The address cannot be bound, or the system refuses a thread.
     pub fn start(address: SocketAddr, probes: Probes, page: PageAccess) -> io::Result<Self> {
         let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -87,7 +88,7 @@ impl WebServer {
         self.web.served.get_or_init(|| Arc::new(Served::new(node, drops)));
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -99,13 +100,13 @@ async fn accept(listener: StdListener, web: Arc<Web>) {
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            // No descriptor is free; one will be.
+            // No descriptor is free; one will be freed later.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let web = Arc::clone(&web);
         tokio::spawn(async move {
-            // A client that fails is the client's matter.
+            // Errors of a client are ignored.
             let _ = timeout(LIFE, connection(stream, web)).await;
             drop(place);
         });
@@ -189,13 +190,13 @@ impl Web {
             origin.strip_prefix("http://") != Some(host)
         };
         let site = headers.get("sec-fetch-site").map_or("none", |s| s.to_str().unwrap_or_default());
-        // Somebody may follow a link to the page from elsewhere, but no other site may read what it reads.
+        // A link from another site to the page is allowed, but no other site may read the answers.
         let is_navigation =
             path == "/" && headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         if headers.get(ORIGIN).is_some_and(is_foreign)
             || !matches!(site, "none" | "same-origin") && !is_navigation
         {
-            return Some((StatusCode::FORBIDDEN, "another site's page asks"));
+            return Some((StatusCode::FORBIDDEN, "the request comes from another site's page"));
         }
         None
     }
@@ -207,7 +208,7 @@ impl Web {
                 let body = text.as_bytes().into();
                 whole(Answer { status: StatusCode::OK, content_type, body })
             }
-            // A stream would hold its place for good.
+            // A stream would hold its connection forever.
             None if uri.query().is_some_and(|query| query.contains("follow=true")) => {
                 let reason = "follow=true is for the control socket";
                 whole(Answer::error(StatusCode::BAD_REQUEST, reason))

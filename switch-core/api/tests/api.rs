@@ -1,4 +1,4 @@
-//! The control socket of a running node with real pods, asked by its client.
+//! The control socket of a running node with real pods, queried by the client.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,9 @@ use podswitch_linux::NetNs;
 use podswitch_node::{
     Event, Node, NodeHandle, NodeOptions, PodAttachment, PodInterfaces, PodName, State,
 };
-use podswitch_policy::rule::{Labels, NetworkPolicy, Selector};
+use podswitch_policy::rule::{Labels, NetworkPolicy, Protocol, Selector};
+use podswitch_policy::service::model::{Endpoint, EndpointSlice, Service, ServicePort, SlicePort};
+use podswitch_wire::flow_key::Family;
 use serde_json::Value;
 
 /// A socket path of its own for each test.
@@ -29,7 +31,7 @@ fn address(number: u8) -> IpAddr {
     [10, 8, 0, number].into()
 }
 
-/// Pods `default/red` and `default/blue`; nothing may connect to blue.
+/// Pods `default/red` and `default/blue`; a policy denies all connections to blue.
 struct World {
     client: Client,
     server: Option<ApiServer>,
@@ -59,7 +61,30 @@ impl World {
             egress: None,
         };
         let local = LocalNode { name: "n1".into(), ..LocalNode::default() };
-        let config = Config { node: local, policies: vec![Arc::new(shut)], ..Config::default() };
+        let service = |name: &str, number: u8| {
+            let mut service = Service::cluster_ip("default", name, [[10, 9, 0, number].into()]);
+            service.ports =
+                vec![ServicePort { protocol: Protocol::Udp, ..ServicePort::tcp("dns", 53) }];
+            Arc::new(service)
+        };
+        let slice = |name: &str, number: u8| {
+            Arc::new(EndpointSlice {
+                namespace: "default".into(),
+                name: name.into(),
+                service: name.into(),
+                family: Family::V4,
+                ports: vec![SlicePort { protocol: Protocol::Udp, ..SlicePort::tcp("dns", 53) }],
+                endpoints: vec![Endpoint::ready(address(number))],
+            })
+        };
+        let config = Config {
+            node: local,
+            policies: vec![Arc::new(shut)],
+            services: vec![service("red", 2), service("blue", 3)],
+            slices: vec![slice("red", 2), slice("blue", 3)],
+            service_cidrs: vec!["10.9.0.0/16".parse().unwrap()],
+            ..Config::default()
+        };
         let mut node = Node::start(options, State::new(config)).unwrap();
         let socket = |netns: &NetNs, number: u8, port: u16| {
             let socket = netns.enter(|| UdpSocket::bind((address(number), port))).unwrap().unwrap();
@@ -98,7 +123,7 @@ fn refusal(client: &Client, uri: &str) -> String {
 }
 
 #[test]
-fn a_running_node_is_asked() {
+fn a_running_node_answers_queries() {
     podswitch_testkit::require_privilege!();
     let world = World::new();
     let mode = std::fs::metadata(world.client.path()).unwrap().permissions().mode();
@@ -109,7 +134,7 @@ fn a_running_node_is_asked() {
     assert_eq!(status["workers"].as_array().unwrap().len(), 1);
     assert_eq!(status["connection_limit"], Limits::default().connections);
 
-    // Blue may open a connection, and then red may answer.
+    // Blue may open a connection, and red may reply to it.
     for _ in 0..50 {
         world.blue.send_to(b"hello", (address(2), 4000)).unwrap();
         if world.red.recv_from(&mut [0; 16]).is_ok() {
@@ -123,7 +148,7 @@ fn a_running_node_is_asked() {
     assert_eq!(world.get("/v1/flows?protocol=tcp")["total"], 0);
     assert_eq!(world.get("/v1/flows?namespace=default&address=10.8.0.2")["total"], 1);
 
-    // By labels, in order, and no more than asked for.
+    // By labels, in order, and no more than requested.
     let labelled = |selector: &str| {
         let query = [("label", Some(selector.to_owned()))];
         world.get(&Client::query("/v1/flows", &query))["total"].as_u64()
@@ -156,7 +181,8 @@ fn a_running_node_is_asked() {
     let says = refusal(&world.client, "/v1/trace?from=default/rde&to=10.8.0.3");
     assert_eq!(says, "there is no default/rde; did you mean default/red?");
 
-    // Nothing was denied yet, and the policy has no rule: only its isolation is listed, with other rules once it has.
+    // Nothing was denied yet, and the policy has no rule: only its isolation is listed. Other rules would be listed
+    // once they have decided.
     let page = world.get("/v1/policies");
     let rows = serde_json::json!({ "NetworkPolicy/default/shut ingress": 0 });
     assert_eq!((&page["policies"], &page["total"]), (&rows, &1.into()), "{page}");
@@ -164,6 +190,32 @@ fn a_running_node_is_asked() {
     assert_eq!(world.get("/v1/policies?containing=other")["total"], 0);
     let page = world.get("/v1/policies?containing=shut&limit=0");
     assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &1.into()), "{page}");
+    let after = |path: &str, name: &str| {
+        world.get(&Client::query(path, &[("after", Some(name.to_owned()))]))
+    };
+    let page = after("/v1/policies", "NetworkPolicy/default/shut ingress");
+    assert_eq!((&page["total"], &page["left_out"]), (&1.into(), &0.into()), "{page}");
+    assert_eq!(page["policies"], serde_json::json!({}));
+    assert_eq!(after("/v1/policies", "A")["policies"], rows);
+
+    // A Service without a connection is listed; in pages.
+    let page = world.get("/v1/services");
+    let rows = serde_json::json!({
+        "Service/default/blue 53/UDP 10.8.0.3:53": 0, "Service/default/red 53/UDP 10.8.0.2:53": 0,
+    });
+    assert_eq!((&page["services"], &page["total"]), (&rows, &2.into()), "{page}");
+    let port = &page["ports"][0];
+    assert_eq!(port["addresses"][0]["address"], "10.9.0.3:53", "{page}");
+    let backend = &port["backends"][0];
+    assert_eq!((&backend["state"], &backend["in_use"]), (&"ready".into(), &true.into()), "{page}");
+    assert_eq!(world.get("/v1/services?never=true")["total"], 2);
+    let page = world.get("/v1/services?limit=1");
+    assert_eq!((&page["ports"][0]["name"], &page["left_out"]), (&port["name"], &1.into()));
+    let page = after("/v1/services", "Service/default/blue 53/UDP");
+    assert_eq!((&page["total"], &page["left_out"]), (&2.into(), &0.into()), "{page}");
+    assert_eq!(page["ports"][0]["name"], "Service/default/red 53/UDP", "{page}");
+    let page = world.get("/v1/services?containing=blue");
+    assert_eq!((&page["total"], &page["ports"][0]["name"]), (&1.into(), &port["name"]));
 
     assert_eq!(world.get("/v1/counters")["pods"], 2);
     let perf = world.get("/v1/perf");
@@ -177,7 +229,7 @@ fn a_running_node_is_asked() {
     let woken = worker["woken_by"].as_object().unwrap();
     assert_eq!(woken.values().map(count).sum::<u64>(), count(&worker["sleeps"]), "{perf}");
     assert!(count(&worker["sleeps"]) > 0 && count(&worker["longest_pause"]["ns"]) > 0, "{perf}");
-    // Of one second only.
+    // Over one second only.
     let later = world.client.get_after::<Value>("/v1/perf?seconds=1", Duration::from_secs(1));
     let (later, total) = (later.unwrap(), world.get("/v1/perf"));
     assert!(later["seconds"].as_f64() >= Some(1.0), "{later}");
@@ -205,7 +257,7 @@ fn a_running_node_is_asked() {
 fn drops_are_kept_and_followed() {
     podswitch_testkit::require_privilege!();
     let world = World::new();
-    // From a client port of its own each, and some other destination in between.
+    // Each from a client port of its own, with another destination in between.
     let send = |payload: &[u8]| {
         world.red.send_to(payload, (address(3), 53)).unwrap();
     };
@@ -229,7 +281,7 @@ fn drops_are_kept_and_followed() {
     let follower = world.client.clone();
     let (sender, lines) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        // The one that is kept, and one that comes.
+        // The kept record, and a new one.
         let mut more = 2;
         follower.lines("/v1/drops?follow=true&limit=1&port=53", |line| {
             sender.send(serde_json::from_str::<Value>(line).unwrap()).unwrap();
@@ -248,7 +300,7 @@ fn drops_are_kept_and_followed() {
 }
 
 #[test]
-fn a_socket_that_is_in_use_is_not_taken() {
+fn a_socket_that_is_in_use_is_not_replaced() {
     let path = path();
     let first = bind(&path, None).unwrap();
     let error = bind(&path, None).unwrap_err();

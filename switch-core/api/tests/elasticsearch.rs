@@ -1,4 +1,4 @@
-//! Records to a server that enforces the bulk protocol, and misbehaves as servers do.
+//! Records sent to a server that enforces the bulk protocol and simulates failures.
 #![allow(clippy::disallowed_types, reason = "locks of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,21 +13,21 @@ use podswitch_api::{Credentials, DeliveryCounts, Elasticsearch, ElasticsearchOpt
 use podswitch_node::FlowsLeftOut;
 use serde_json::{Value, json};
 
-/// What the server does with a bulk.
+/// The server's reaction to a bulk.
 enum Reply {
-    /// Takes it.
+    /// Stores it.
     Take,
-    /// Takes it, but the answer is lost.
+    /// Stores it, but the answer is lost.
     TakeAndCut,
     /// Closes the connection.
     Cut,
     /// Does not answer.
     Hang,
-    /// Answers with a status, and a header.
+    /// Responds with a status and a header.
     Status(u16, &'static str),
-    /// Answers with something else than it should.
+    /// Responds with an invalid answer.
     Nonsense,
-    /// Takes documents for which this says 201; others get the status that it says.
+    /// Stores documents for which the function returns 201; others get the status that it returns.
     Each(fn(u64, usize) -> u16),
 }
 
@@ -42,7 +42,7 @@ struct Stored {
     authorization: Option<String>,
 }
 
-/// A server of the bulk API.
+/// A server with the bulk API.
 struct Server {
     port: u16,
     stored: Arc<Mutex<Stored>>,
@@ -51,7 +51,7 @@ struct Server {
 }
 
 impl Server {
-    /// `reply` gets the number of the bulk, from 0, and its documents and bytes.
+    /// `reply` gets the number of the bulk, starting at 0, and its number of documents and bytes.
     fn start(reply: impl Fn(usize, usize, usize) -> Reply + Send + Sync + 'static) -> Self {
         Self::listen(TcpListener::bind("127.0.0.1:0").unwrap(), reply)
     }
@@ -81,12 +81,12 @@ impl Server {
         options(self.port)
     }
 
-    /// What was stored, by the number of the record. Fails if the protocol was broken.
+    /// The stored documents, by the number of the record. Fails if the protocol was violated.
     fn stored(&self) -> BTreeSet<u64> {
         let stored = self.stored.lock().unwrap();
         assert_eq!(stored.wrong, Vec::<String>::new());
         let numbers: BTreeSet<u64> = stored.documents.values().map(number).collect();
-        assert_eq!(numbers.len(), stored.documents.len(), "each record is there once");
+        assert_eq!(numbers.len(), stored.documents.len(), "each record is stored once");
         numbers
     }
 }
@@ -194,7 +194,7 @@ fn serve(
     }
 }
 
-/// Head (in small letters) and body of a request.
+/// Header (in lower case) and body of a request.
 fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
     let mut head = Vec::new();
     loop {
@@ -216,7 +216,7 @@ fn request(reader: &mut impl BufRead) -> Option<(Vec<String>, Vec<u8>)> {
     Some((head, body))
 }
 
-/// The documents of a bulk with their `_id`, if it is one.
+/// The documents of a bulk with their `_id`, if it is valid.
 fn bulk(head: &[String], body: &[u8]) -> Result<Vec<(String, Value)>, String> {
     let is = |wanted: &str| head.iter().any(|line| line == wanted);
     if !head[0].starts_with("POST /_bulk") || !head[0].ends_with(" HTTP/1.1") {
@@ -263,7 +263,7 @@ fn start(options: ElasticsearchOptions) -> (Elasticsearch, Arc<Mutex<Vec<String>
     (Elasticsearch::start(options, || (), report).unwrap(), reports)
 }
 
-/// Writes records, and waits until each has arrived or is lost.
+/// Writes records, and waits until each was delivered or lost.
 fn deliver(output: &Elasticsearch, numbers: std::ops::Range<u64>) -> DeliveryCounts {
     numbers.for_each(|number| output.write(&record(number)));
     settled(output)
@@ -277,7 +277,7 @@ fn settled(output: &Elasticsearch) -> DeliveryCounts {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    panic!("they neither arrive nor are lost: {:?}", output.counts());
+    panic!("they are neither delivered nor lost: {:?}", output.counts());
 }
 
 fn all(count: u64) -> BTreeSet<u64> {
@@ -324,7 +324,7 @@ fn a_document_that_is_too_long_by_itself_is_lost_alone() {
 }
 
 #[test]
-fn a_busy_server_is_asked_again() {
+fn a_busy_server_gets_the_bulk_again() {
     let server = Server::start(|bulk, _, _| match bulk {
         0 => Reply::Status(429, "retry-after: 0\r\n"),
         1 => Reply::Status(503, ""),
@@ -345,7 +345,8 @@ fn a_busy_server_is_asked_again() {
 
 #[test]
 fn documents_are_settled_one_by_one() {
-    // Every third has no room at first; every tenth does not fit; the server fails with one each time.
+    // Every third document finds no capacity at first; every tenth does not match the mapping; the
+    // server has an error with each one once.
     let status = |number: u64, bulk| match number {
         n if n % 10 == 0 => 400,
         7 => 500,
@@ -362,7 +363,7 @@ fn documents_are_settled_one_by_one() {
 }
 
 #[test]
-fn a_lost_answer_makes_no_document_twice() {
+fn a_lost_answer_creates_no_document_twice() {
     let server = Server::start(|bulk, _, _| match bulk % 2 {
         0 if bulk < 6 => Reply::TakeAndCut,
         _ => Reply::Take,
@@ -377,20 +378,20 @@ fn a_lost_answer_makes_no_document_twice() {
 }
 
 #[test]
-fn a_server_that_hangs_holds_nothing_up() {
+fn a_server_that_hangs_does_not_block_the_caller() {
     let server = Server::start(|bulk, _, _| if bulk == 0 { Reply::Hang } else { Reply::Take });
     let mut options = server.options();
     options.timeout = Duration::from_millis(300);
     options.memory = 64 << 10;
     let (output, _) = start(options);
-    // More than queue and memory hold: these calls return all the same.
+    // More than queue and memory hold: these calls return anyway.
     let counts = deliver(&output, 0..100_000);
     assert!(counts.delivered > 0 && counts.lost_spool + counts.lost_queue > 0, "{counts:?}");
     assert_eq!(counts.delivered, server.stored().len() as u64);
 }
 
 #[test]
-fn the_oldest_go_while_the_server_is_away() {
+fn the_oldest_are_removed_while_the_server_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -413,7 +414,7 @@ fn the_oldest_go_while_the_server_is_away() {
 }
 
 #[test]
-fn files_keep_what_memory_has_no_room_for_over_a_restart() {
+fn files_keep_documents_that_exceed_memory_over_a_restart() {
     let folder = std::env::temp_dir().join(format!("podswitch-spool-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     let server = Server::start(|bulk, _, _| if bulk < 3 { Reply::Cut } else { Reply::Take });
@@ -435,7 +436,7 @@ fn files_keep_what_memory_has_no_room_for_over_a_restart() {
     drop(output);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "no file stays");
 
-    // With a bound the oldest files go.
+    // With a limit, the oldest files are removed.
     away.spool_bytes = 60_000;
     let (output, _) = start(away);
     (0..1_000).for_each(|number| output.write(&record(number)));
@@ -449,14 +450,14 @@ fn files_keep_what_memory_has_no_room_for_over_a_restart() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_used_is_said_at_the_start() {
+fn an_unusable_folder_is_reported_at_the_start() {
     let mut options = options(1);
     options.spool = Some("/dev/null/spool".into());
     assert!(Elasticsearch::start(options, || (), |_| ()).is_err());
 }
 
 #[test]
-fn nodes_identify_themselves_by_what_is_in_files() {
+fn credentials_are_read_from_files() {
     let path = std::env::temp_dir().join(format!("podswitch-key-{}", std::process::id()));
     let send = |credentials: Credentials| {
         assert_eq!(format!("{credentials:?}"), "Credentials(..)");

@@ -1,4 +1,4 @@
-//! The page in a real browser, of a running switch with traffic. Skipped, and said so, where there is no Chromium.
+//! The page in a real browser, for a running switch with traffic. Skipped with a message if Chromium is not installed.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ use podswitch_policy::service::model::{
 };
 use podswitch_testkit::privilege::is_there;
 
-/// Would run in the page if a name became markup.
+/// A script that would run in the page if a name were interpreted as markup.
 const HOSTILE: &str =
     "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>";
 const PODS: [&str; 5] = ["web", "cart", "api-1", "api-2", "db"];
@@ -89,7 +89,7 @@ fn config(remote: &str) -> Config {
     }
 }
 
-/// The switch with its pods, and threads that talk.
+/// The switch with its pods, and threads that send traffic.
 struct World {
     node: NodeHandle,
     web: WebServer,
@@ -140,7 +140,7 @@ impl World {
         world
     }
 
-    /// Returns what comes, until the test ends.
+    /// Returns the received bytes, until the test ends.
     fn serve(&mut self, netns: &NetNs, port: u16) {
         let listener = netns.enter(|| TcpListener::bind(("0.0.0.0", port))).expect("entered");
         let listener = listener.expect("bound");
@@ -155,7 +155,7 @@ impl World {
                     streams.push(stream);
                 }
                 for stream in &mut streams {
-                    // One that is closed or has nothing to read.
+                    // A connection that is closed or has nothing to read.
                     if let Ok(count @ 1..) = stream.read(&mut buffer) {
                         let _ = stream.write(&buffer[..count / 4]);
                     }
@@ -165,11 +165,11 @@ impl World {
         }));
     }
 
-    /// Sends so many bytes every 50 ms, on one connection.
+    /// Sends this number of bytes every 50 ms, on one connection.
     fn talk(&mut self, netns: &NetNs, to: SocketAddr, bytes: usize) {
         let wait = Duration::from_secs(10);
         let stream = netns.enter(|| TcpStream::connect_timeout(&to, wait)).expect("entered");
-        let mut stream = stream.expect("it is let through");
+        let mut stream = stream.expect("it is allowed");
         stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
         let stop = Arc::clone(&self.stop);
         self.threads.push(thread::spawn(move || {
@@ -188,7 +188,7 @@ impl World {
         let stop = Arc::clone(&self.stop);
         self.threads.push(thread::spawn(move || {
             while !stop.load(Relaxed) {
-                // The node may answer that there is no route, which the next call says.
+                // The node may answer that there is no route; the next call returns that error.
                 let _ = socket.send_to(b"?", to);
                 thread::sleep(Duration::from_millis(200));
             }
@@ -203,7 +203,7 @@ impl World {
     }
 }
 
-/// A browser, if there is one.
+/// A browser, if one is installed.
 fn browser() -> Option<&'static str> {
     let names = ["chromium", "google-chrome", "chromium-browser", "chrome"];
     let found = names.into_iter().find(|name| {
@@ -214,7 +214,7 @@ fn browser() -> Option<&'static str> {
     found
 }
 
-/// What the browser has of a page after some seconds: its elements, and a picture if `picture` names a file.
+/// The page in the browser after some seconds: its elements, and a picture if `picture` names a file.
 fn visit(browser: &str, url: &str, picture: Option<PathBuf>, more: &[&str]) -> String {
     let profile = std::env::temp_dir().join(format!("podswitch-page-{}", std::process::id()));
     let mut command = Command::new(browser);
@@ -236,7 +236,7 @@ fn has(dom: &str, what: &str) {
     assert!(dom.contains(what), "no {what} in\n{dom}");
 }
 
-/// Head and body of the answer to a request with these lines.
+/// Header and body of the response to a request with these lines.
 fn request(address: SocketAddr, lines: &[&str]) -> (String, String) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     let text = [&lines.join("\r\n"), "\r\nConnection: close\r\n\r\n"].concat();
@@ -265,7 +265,7 @@ fn the_page_is_for_browsers_of_this_machine() {
         assert!(head.contains(line), "no {line} in {head}");
     }
     assert!(!head.contains("access-control"), "{head}");
-    // Everything that it names is its own.
+    // All files that it references are its own.
     let elsewhere: Vec<_> = body.split(['"', '\'']).filter(|text| text.contains("//")).collect();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
     let files = body.split('"').filter(|text| text.ends_with(".js") || text.ends_with(".css"));
@@ -300,7 +300,7 @@ fn a_browser_shows_a_running_switch() {
         world.web.address()
     );
     let dom = visit(browser, &url, None, &[]);
-    // It has loaded its files, and asks and is answered.
+    // It has loaded its files, sent queries and received the answers.
     has(&dom, "<p id=\"state\" role=\"status\" class=\"\">live</p>");
     has(&dom, "<dt>node</dt><dd>n1</dd>");
     // The map: pods, the Service, and both kinds of edges.
@@ -312,15 +312,15 @@ fn a_browser_shows_a_running_switch() {
     has(&dom, "<title>shop/web → shop/db: ✕ ");
     has(&dom, "class=\"edge deny\"");
     has(&dom, "policy_ingress, isolated by NetworkPolicy/shop/db");
-    // By keyboard: what is no native control has a place in the order, a role and a state.
+    // Keyboard use: elements that are not native controls have a tab order, a role and a state.
     has(&dom, "tabindex=\"0\" role=\"button\" aria-expanded=\"true\"");
-    // The form's answer.
+    // The answer of the form.
     has(&dom, "✕ denied: policy_ingress");
     has(&dom, "class=\"verdict deny\"");
     // The table of connections.
     has(&dom, "<td>TCP</td>");
     has(&dom, "<td>established</td>");
-    // A name is a text, wherever it stands.
+    // A name is shown as text in every place.
     assert!(!dom.contains("owned</title>"), "a name was executed");
     assert!(!dom.contains("<img") && !dom.contains("<script>"), "a name is markup");
     has(&dom, "&lt;img src=x onerror=document.title='owned'&gt;");
@@ -329,7 +329,7 @@ fn a_browser_shows_a_running_switch() {
 
 /// `PODSWITCH_PICTURES=DIR cargo test -p podswitch-api --test page -- --ignored pictures`
 #[test]
-#[ignore = "makes the pictures of docs/observability.md"]
+#[ignore = "creates the pictures of docs/observability.md"]
 fn pictures() {
     let (Some(browser), Some(folder)) = (browser(), std::env::var_os("PODSWITCH_PICTURES")) else {
         return;

@@ -39,11 +39,11 @@ mod rule;
 mod zone;
 
 pub use answer::{
-    Answer, Ignored, MAX_SIZE, MAX_TCP, MIN_SIZE, NotOurs, Outcome, Rcode, SCHEMA_VERSION,
-    Transport, answer,
+    Answer, Ignored, MAX_SIZE, MAX_TCP, MIN_SIZE, NotOurs, Outcome, Question, Rcode,
+    SCHEMA_VERSION, Transport, answer,
 };
 pub use explain::{Explained, Record, Step, explain, query};
-pub use name::{MAX_LABEL, MAX_NAME, Name, NameError};
+pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, display_name};
 pub use record_type::{type_name, type_number};
 pub use rule::Rule;
 pub use zone::{MAX_TTL, PodNames, Settings, Zone};

@@ -112,6 +112,16 @@ impl fmt::Debug for Name {
     }
 }
 
+/// A name in wire form as text (RFC 4343 section 2.1), with a dot at the end; nothing for no bytes.
+pub fn display_name(wire: &[u8]) -> String {
+    let mut text = String::new();
+    if !wire.is_empty() {
+        // A text takes everything.
+        let _ = display(wire, &mut text);
+    }
+    text
+}
+
 /// Writes a name in wire form as text (RFC 4343 section 2.1), with a dot at the end.
 pub(crate) fn display(wire: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
     let mut is_root = true;

@@ -17,7 +17,6 @@ use crate::options::Options;
 use crate::read::names::Names;
 use crate::read::pod::protocol;
 use crate::read::{Content, Context, namespace_name, read};
-use crate::report::Action;
 use crate::source::Manifests;
 use crate::validate::address::host_ip;
 use crate::validate::name::dns_label;
@@ -41,21 +40,23 @@ impl Manifests {
 }
 
 fn facts(object: &Loaded, options: &Options) -> Option<Facts> {
-    let Body::Good(meta, typed) = &object.body else { return None };
     let mut names = Names::default();
     let mut cx = Context { names: &mut names, options };
     let reading = read(&mut cx, object, None);
-    if reading.action == Action::LeftOut {
-        return None;
-    }
-    Some(match (typed, reading.content) {
+    of_content(object, &reading.content)
+}
+
+/// What an object that was read says of names.
+pub(crate) fn of_content(object: &Loaded, content: &Content) -> Option<Facts> {
+    let Body::Good(meta, typed) = &object.body else { return None };
+    Some(match (typed, content) {
         (Typed::Namespace, Content::Namespace(namespace)) => {
             Facts::Namespace(namespace.name.clone())
         }
         (Typed::Service(written), Content::Service(it)) => {
             Facts::Service(Arc::new(service(written, &it.service)))
         }
-        (Typed::EndpointSlice(it), _) => {
+        (Typed::EndpointSlice(it), Content::Slice(_)) => {
             let (_, owner) = meta.labels().find(|(key, _)| *key == SERVICE_NAME)?;
             Facts::Slice(Arc::new(SliceFacts {
                 namespace: namespace_name(meta.namespace.as_deref()).into(),

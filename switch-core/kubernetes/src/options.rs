@@ -1,5 +1,7 @@
 //! Options that no object contains.
 
+use std::net::IpAddr;
+
 use podswitch_core::config::Gateway;
 use podswitch_wire::cidr::Cidr;
 
@@ -14,6 +16,18 @@ pub struct Options {
     pub allowed_external_ips: Vec<Cidr>,
     /// Whether pod annotations define where and how pods are attached.
     pub pod_annotations: PodAnnotations,
+    /// The names that the switch answers for. `None`: none.
+    pub names: Option<NameOptions>,
+}
+
+/// Cluster DNS.
+#[derive(Clone, Debug, Default)]
+pub struct NameOptions {
+    /// Settings of the zone.
+    pub zone: podswitch_dns::Settings,
+    /// Addresses of this node's own resolver, at most one of each family: the last backend of the name server's Service,
+    /// used where no pod serves it.
+    pub resolver: Vec<IpAddr>,
 }
 
 /// Whether annotations of pods (`podswitch.io/netns`, `port`, `interface`, `mac`) are honoured.

@@ -12,7 +12,7 @@ pub struct HostError {
 }
 
 impl HostError {
-    /// An error of `operation`, worded to stand before a colon: "create bridge br0".
+    /// An error of `operation`, which is written before a colon: "create bridge br0".
     pub fn new(operation: impl Into<String>, source: io::Error) -> Self {
         Self { operation: operation.into(), detail: None, source }
     }

@@ -1,7 +1,7 @@
-//! Files of connections that outlive the process: `connections.N` in the run directory, which must be on tmpfs.
+//! Files of connections that survive a restart: `connections.N` in the run directory, which must be on tmpfs.
 //!
-//! Each run has a file of its own, with a higher number. What earlier runs left is read, and removed when its
-//! connections are open again ([`KeptConnections::settle`]): a run that ends before leaves both to the next.
+//! Each run has a file of its own, with a higher number. The files of earlier runs are read, and removed when their
+//! connections are open again ([`KeptConnections::settle`]). If a run ends before that, the next one finds both files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::sys::mapping::Mapping;
 
 const PREFIX: &str = "connections.";
-/// Most files that are read. Each is left by a run that ended before it was settled.
+/// Maximum number of files that are read. Each was left by a run that ended before the file was settled.
 const MOST: usize = 4;
 /// File systems whose pages stay in memory (`statfs(2)`).
 const TMPFS: i64 = 0x0102_1994;
@@ -32,14 +32,14 @@ pub struct KeptConnections {
     earlier: Vec<PathBuf>,
 }
 
-/// What the switch starts with.
+/// The state with which the switch starts.
 #[derive(Debug)]
 pub struct Opened {
     /// This run's file.
     pub files: KeptConnections,
     /// Its memory.
     pub memory: SlotMemory,
-    /// What earlier runs left, the latest first.
+    /// Connections of earlier runs, the latest first.
     pub saved: Vec<Box<dyn SavedMemory>>,
 }
 
@@ -50,11 +50,11 @@ impl SavedMemory for Mapping {
 }
 
 impl KeptConnections {
-    /// Opens the files of earlier runs in `folder`, and makes one of `size` bytes for this run. Memory is allocated for
-    /// it as it is [needed](Self::allocate).
+    /// Opens the files of earlier runs in `folder`, and creates one of `size` bytes for this run. Its memory is
+    /// allocated later, with [`allocate`](Self::allocate).
     ///
     /// # Errors
-    /// The folder is not on tmpfs, or the file cannot be made.
+    /// The folder is not on tmpfs, or the file cannot be created.
     pub fn open(folder: &Path, size: usize) -> io::Result<Opened> {
         let kind = rustix::fs::statfs(folder)?.f_type;
         if kind != TMPFS && kind != RAMFS {
@@ -83,7 +83,7 @@ impl KeptConnections {
     /// Allocates memory for the first `bytes` bytes.
     ///
     /// # Errors
-    /// There is none left.
+    /// There is not enough memory.
     pub fn allocate(&mut self, bytes: usize) -> io::Result<()> {
         if bytes > self.allocated {
             let (from, length) = (self.allocated as u64, (bytes - self.allocated) as u64);
@@ -93,17 +93,17 @@ impl KeptConnections {
         Ok(())
     }
 
-    /// What earlier runs left, the latest first, as it is now.
+    /// The files of earlier runs, the latest first, with their present content.
     pub fn read_earlier(&self) -> Vec<Box<dyn SavedMemory>> {
         self.earlier.iter().filter_map(|path| saved(path)).collect()
     }
 
-    /// Removes this run's file only: an earlier run goes on.
+    /// Removes only this run's file, because an earlier run goes on.
     pub fn abandon(self) {
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Removes the files of later runs, which were to go on with this one's and do not.
+    /// Removes the files of later runs, which were to take over from this one and do not.
     pub fn remove_later(&self) {
         let own = self.path.extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
         let folder = self.path.parent();
@@ -113,14 +113,14 @@ impl KeptConnections {
         }
     }
 
-    /// Removes the files of earlier runs: what was in them is open again.
+    /// Removes the files of earlier runs, because their connections are open again.
     pub fn settle(&mut self) {
         for path in self.earlier.drain(..) {
             let _ = fs::remove_file(path);
         }
     }
 
-    /// Removes all files: there is no next run that needs them.
+    /// Removes all files, because no next run needs them.
     pub fn remove(mut self) {
         self.settle();
         let _ = fs::remove_file(&self.path);

@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 
 use super::{HostError, NetNs, Netlink, nft, sys};
 
-/// What kube-proxy works with.
+/// The mode of kube-proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KubeProxy {
@@ -30,11 +30,12 @@ impl fmt::Display for KubeProxy {
     }
 }
 
-/// The chain that all of kube-proxy's others hang on.
+/// The first of kube-proxy's chains, which leads to all others.
 const CHAIN: &str = "KUBE-SERVICES";
 
 impl KubeProxy {
-    /// Looks for its rules in `ns`. They stay when kube-proxy goes, until `kube-proxy --cleanup` or a reboot.
+    /// Looks for its rules in `ns`. The rules stay after kube-proxy has ended, until `kube-proxy --cleanup` or a
+    /// reboot.
     ///
     /// # Errors
     /// Missing privilege (CAP_NET_ADMIN).
@@ -46,7 +47,7 @@ impl KubeProxy {
         if found.iter().any(|(table, _)| table == "kube-proxy") {
             return Ok(Some(Self::Nftables));
         }
-        // iptables as it is today keeps its chains in nf_tables.
+        // Current iptables versions keep their chains in nf_tables.
         let is_chain = |(table, chain): &(String, String)| table == "nat" && chain == CHAIN;
         if found.iter().any(is_chain) || ns.enter(has_legacy_chain)? {
             return Ok(Some(Self::Iptables));
@@ -57,7 +58,7 @@ impl KubeProxy {
 
 /// Whether iptables-legacy has the chain, in the calling thread's namespace.
 fn has_legacy_chain() -> bool {
-    // Asking for a table that is not there would load its module.
+    // Querying a table that does not exist would load its module.
     let tables = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
     if !tables.lines().any(|table| table == "nat") {
         return false;

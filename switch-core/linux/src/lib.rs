@@ -43,6 +43,7 @@ mod peer;
 pub mod port;
 pub mod preflight;
 pub mod reserve;
+mod send;
 pub mod settings;
 pub mod steer;
 mod sys;
@@ -56,5 +57,6 @@ pub use kube_proxy::KubeProxy;
 pub use netlink::Netlink;
 pub use netns::NetNs;
 pub use peer::peer_user;
+pub use send::send_frame;
 
 pub(crate) use error::Context;

@@ -19,12 +19,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::{Context, HostError};
 use crate::sys;
 
-/// Where iproute2 keeps names of network namespaces; used here too where it is writable.
+/// Where iproute2 keeps the names of network namespaces; also used here if it is writable.
 const SYSTEM_DIRECTORY: &str = "/run/netns";
 
-/// A network namespace. Clones share it; a namespace that [`create`](Self::create) made under a
-/// name loses that name when the last clone is dropped, unless [`keep`](Self::keep) was called, and
-/// is removed when nothing holds it any more.
+/// A network namespace. Clones share it. A namespace that [`create`](Self::create) made under a
+/// name loses that name when the last clone is dropped, unless [`keep`](Self::keep) was called. It
+/// is removed when nothing refers to it any more.
 ///
 /// ```no_run
 /// # use podswitch_linux::NetNs;
@@ -61,7 +61,7 @@ impl NetNs {
     /// `/proc/PID/fd/N`.
     ///
     /// # Errors
-    /// There is nothing there, or it is no network namespace.
+    /// Nothing exists there, or it is not a network namespace.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, HostError> {
         let path = path.as_ref();
         Self::from_path(path, Some(path.to_owned()))
@@ -75,7 +75,7 @@ impl NetNs {
         let path = Self::directory().join(checked_name(name)?);
         match Self::open(&path) {
             Ok(ns) => Ok(Some(ns)),
-            // An ordinary file is left of a name whose mount is gone.
+            // A regular file is left if the mount of a name is gone.
             Err(error)
                 if error.is_not_found() || fs::metadata(&path).is_ok_and(|m| m.is_file()) =>
             {
@@ -85,7 +85,7 @@ impl NetNs {
         }
     }
 
-    /// Makes a namespace without a name. It lasts as long as this value, a clone, a process or a
+    /// Creates a namespace without a name. It exists as long as this value, a clone, a process or a
     /// socket in it. Its loopback interface is up.
     ///
     /// # Errors
@@ -97,11 +97,11 @@ impl NetNs {
         Ok(ns)
     }
 
-    /// Makes a namespace that others find as `name`, as `ip netns add` does. Its loopback interface
-    /// is up. A name left from a removed namespace is reused.
+    /// Creates a namespace that others find as `name`, as `ip netns add` does. Its loopback
+    /// interface is up. A name left from a removed namespace is reused.
     ///
     /// # Errors
-    /// The name is taken (`is_already_there`), or missing privilege.
+    /// The name is in use (`is_already_there`), or missing privilege.
     pub fn create(name: &str) -> Result<Self, HostError> {
         let name = checked_name(name)?;
         let directory = Self::directory();
@@ -124,8 +124,8 @@ impl NetNs {
         Ok(ns)
     }
 
-    /// The namespace of the given name, made if it is not there. Kept when this value goes if it
-    /// was there before.
+    /// The namespace with the given name; created if it does not exist. If it existed before, its
+    /// name is kept when this value is dropped.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -136,7 +136,7 @@ impl NetNs {
         }
     }
 
-    /// Removes a name. The namespace itself goes when nothing else holds it.
+    /// Removes a name. The namespace itself is removed when nothing else refers to it.
     ///
     /// # Errors
     /// There is no such name, or missing privilege.
@@ -145,8 +145,8 @@ impl NetNs {
         remove_name(&path).context(|| format!("remove network namespace {name}"))
     }
 
-    /// Where named namespaces are: `/run/netns` if it can be written, as it can be by root, else
-    /// a folder of this user's own.
+    /// The folder of named namespaces: `/run/netns` if it can be written (root can), otherwise a
+    /// folder of this user.
     pub fn directory() -> PathBuf {
         let system = Path::new(SYSTEM_DIRECTORY);
         let probe = if system.exists() { system } else { Path::new("/run") };
@@ -166,13 +166,13 @@ impl NetNs {
         self.inner.owned.store(false, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Has the namespace's name removed when the last clone of this value is dropped.
+    /// Removes the namespace's name when the last clone of this value is dropped.
     pub fn remove_on_drop(&self) {
         self.inner.owned.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// A path that opens this namespace. For an anonymous one it leads through this process and
-    /// holds while this value lives.
+    /// A path that opens this namespace. For an anonymous namespace it leads through this process
+    /// and is valid while this value lives.
     pub fn path(&self) -> PathBuf {
         self.inner.path.clone().unwrap_or_else(|| {
             use std::os::fd::AsRawFd;
@@ -185,16 +185,17 @@ impl NetNs {
         matches!((self.id(), other.id()), (Ok(a), Ok(b)) if a == b)
     }
 
-    /// Device and inode, which no other namespace has while this one lives.
+    /// Device and inode, unique while this namespace exists.
     ///
     /// # Errors
-    /// The kernel refuses to say; it has no reason to.
+    /// The kernel refuses the query, which is not expected.
     pub fn id(&self) -> Result<(u64, u64), HostError> {
         let status = rustix::fs::fstat(&*self.inner.fd).context(|| format!("look at {self}"))?;
         Ok((status.st_dev as u64, status.st_ino as u64))
     }
 
-    /// A number that no other namespace has before the next boot, not even when this one is gone.
+    /// A number that no other namespace gets before the next boot, not even after this one was
+    /// removed.
     ///
     /// # Errors
     /// The namespace could not be entered; a kernel before 5.14.
@@ -203,8 +204,8 @@ impl NetNs {
         cookie.context(|| format!("read the cookie of {self}"))
     }
 
-    /// Runs `f` on a fresh thread inside the namespace and returns what it returned. Sockets and
-    /// devices opened there stay there. A panic of `f` goes on in the caller.
+    /// Runs `f` on a new thread inside the namespace and returns its result. Sockets and devices
+    /// opened there stay there. A panic of `f` is passed on to the caller.
     ///
     /// # Errors
     /// The namespace could not be entered (missing privilege); `f` did not run.
@@ -222,8 +223,8 @@ impl NetNs {
         })
     }
 
-    /// Starts a thread named `name` that runs `f` inside the namespace: a server, or anything
-    /// else that goes on while the caller does other things.
+    /// Starts a thread named `name` that runs `f` inside the namespace: a server, or anything else
+    /// that runs while the caller does other things.
     ///
     /// # Errors
     /// The thread could not be started; entering the namespace fails in the thread's result.
@@ -270,7 +271,7 @@ impl NetNs {
         path: Option<PathBuf>,
         operation: impl Fn() -> String,
     ) -> Result<Self, HostError> {
-        // Asks the kernel what kind of namespace this is; anything else says ENOTTY.
+        // Queries the kind of namespace; for other files the kernel returns ENOTTY.
         let kind = sys::ns::kind(fd.as_fd()).context(&operation)?;
         if kind != libc::CLONE_NEWNET {
             return Err(HostError::invalid(operation(), "it is a namespace of another kind"));
@@ -318,14 +319,14 @@ impl Drop for Inner {
         if self.owned.load(std::sync::atomic::Ordering::Relaxed)
             && let Some(path) = &self.path
         {
-            // There is no caller to report to; a name that stays is reused.
+            // There is no caller to report to; a remaining name is reused.
             let _ = remove_name(path);
         }
     }
 }
 
-/// Opens a file that is a namespace, and nothing else: the path may come from a Pod's annotation.
-/// Opening a pipe would block, and opening a device may have side effects.
+/// Opens a file only if it is a namespace: the path may come from a Pod's annotation. Opening a
+/// pipe would block, and opening a device may have side effects.
 fn open_namespace_file(path: &Path) -> io::Result<File> {
     /// linux/magic.h
     const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -334,13 +335,13 @@ fn open_namespace_file(path: &Path) -> io::Result<File> {
     if rustix::fs::fstatfs(&found)?.f_type as i64 != NSFS_MAGIC {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a namespace"));
     }
-    // The file that was looked up, whatever is at the path by now.
+    // Opens the file that was looked up, even if the path leads to another one now.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let again = format!("/proc/self/fd/{}", found.as_raw_fd());
     Ok(File::from(rustix::fs::open(again, flags, Mode::empty())?))
 }
 
-/// Makes a namespace on a thread that ends at once, so that no other thread ever is in it, and
+/// Creates a namespace on a thread that ends at once, so that no other thread is ever in it, and
 /// runs `inside` there.
 fn new_namespace(
     inside: impl FnOnce() -> Result<(), HostError> + Send,
@@ -361,7 +362,7 @@ fn new_namespace(
     })
 }
 
-/// Makes the folder of names.
+/// Creates the folder of names.
 fn prepare_directory(directory: &Path) -> Result<(), HostError> {
     let operation = || format!("prepare {}", directory.display());
     let is_system = directory == Path::new(SYSTEM_DIRECTORY);
@@ -411,7 +412,7 @@ fn outer_uid() -> u32 {
 
 fn remove_name(path: &Path) -> io::Result<()> {
     match rustix::mount::unmount(path, UnmountFlags::DETACH) {
-        // Not mounted: an ordinary file.
+        // Not mounted: a regular file.
         Ok(()) | Err(rustix::io::Errno::INVAL) => fs::remove_file(path)?,
         Err(errno) => return Err(errno.into()),
     }

@@ -8,8 +8,8 @@ use super::{HostError, NetNs};
 
 const SETTING: &str = "net/ipv4/ip_local_reserved_ports";
 
-/// Ports kept from the kernel's choice of source ports, beside those that are already, while this
-/// value lives. After a kill they stay reserved until the next run ends.
+/// Ports that the kernel does not choose as source ports while this value lives, in addition to
+/// those reserved before. After the process was killed they stay reserved until the next run ends.
 #[derive(Debug)]
 pub struct ReservedPorts {
     ports: Vec<RangeInclusive<u16>>,
@@ -28,8 +28,8 @@ impl ReservedPorts {
         Ok(reserved)
     }
 
-    /// Reserves the ports again if another program set the list meanwhile; its ports stay reserved
-    /// at the end. Returns what was restored.
+    /// Reserves the ports again if another program set the list in the meantime; that program's
+    /// ports stay reserved at the end. Returns the settings that were restored.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -45,7 +45,7 @@ impl ReservedPorts {
     }
 }
 
-/// The list with more ports in it, in the kernel's own form: `8080,9000-9010`.
+/// The list with additional ports, in the kernel's own form: `8080,9000-9010`.
 fn merge(list: &str, ports: &[RangeInclusive<u16>]) -> String {
     let parsed = list.split(',').filter_map(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -1,5 +1,5 @@
-//! Kernel settings that the switch changes while it runs. What they were before is put back at its end; if it is
-//! killed, or leaves them to the next run, at the end of the next one that puts them back.
+//! Kernel settings that the switch changes while it runs. Their previous values are restored at its end. If it is
+//! killed, or leaves them to the next run, the next run that restores them does so at its end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,19 +10,19 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::{HostError, NetNs, sysctl};
 
-/// Where runs note for the next what they changed. The notes belong to a network namespace, not to a node's name:
-/// the next run there finds them. In memory, as the settings are.
+/// The folder in which runs record their changes for the next run. The records belong to a network namespace, not to a
+/// node's name: the next run in that namespace finds them. They are in memory, as the settings are.
 const DIRECTORY: &str = "/run/podswitch/settings";
 
-/// Owner of the settings by which the node's kernel forwards packets.
+/// Owner of the settings that make the node's kernel forward packets.
 pub const FORWARDING: &str = "forwarding";
 /// Owner of the list of reserved ports.
 pub const PORTS: &str = "ports";
 
-/// The system's identification of its current boot, which no namespace outlives.
+/// The system's identification of its current boot; no namespace survives a boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Settings that were changed, put back when this is dropped: those that nobody else changed meanwhile.
+/// Changed settings. When this is dropped, they are restored, except those that somebody else has changed since.
 #[derive(Debug)]
 pub struct ChangedSettings {
     ns: NetNs,
@@ -31,7 +31,7 @@ pub struct ChangedSettings {
     stays: bool,
 }
 
-/// The value of a setting before it was changed, and afterwards.
+/// The value of a setting before and after the change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Change {
     before: String,
@@ -39,9 +39,9 @@ struct Change {
 }
 
 impl ChangedSettings {
-    /// No changed settings in `ns`, or those that a killed run of the same `owner` left changed. `owner` tells
-    /// several of a namespace apart: letters, digits and hyphens. Where `/run` cannot be written, or another of the
-    /// same owner lives, a kill loses what was before.
+    /// No changed settings in `ns`, or those that a killed run of the same `owner` left. `owner` distinguishes several
+    /// users of a namespace: letters, digits and hyphens. If `/run` cannot be written, or another process with the same
+    /// owner is running, the previous values are lost when this process is killed.
     pub fn new(ns: &NetNs, owner: &str) -> Self {
         Self::recorded_in(ns, Path::new(DIRECTORY), owner)
     }
@@ -49,13 +49,13 @@ impl ChangedSettings {
     fn recorded_in(ns: &NetNs, directory: &Path, owner: &str) -> Self {
         let record = Record::open(ns, directory, owner);
         let mut changed = record.as_ref().map(Record::read).unwrap_or_default();
-        // What somebody else has changed since is theirs.
+        // If somebody else has changed a setting since, it is not ours any more.
         changed.retain(|key, change| sysctl::get(ns, key).is_ok_and(|now| now == change.after));
         Self { ns: ns.clone(), record, changed, stays: false }
     }
 
-    /// Gives a setting this value. Returns whether it had another one. What it is put back to is the value that
-    /// the switch found when it last had to set it.
+    /// Sets a setting to this value. Returns whether it had another one. It will be restored to the value that the
+    /// switch found when it last had to set it.
     ///
     /// # Errors
     /// As [`sysctl::set`].
@@ -66,17 +66,18 @@ impl ChangedSettings {
         }
         let ours = self.changed.get(key).filter(|change| change.after == now);
         let before = ours.map_or(now, |change| change.before.clone());
-        // Noted first: a note of what never happened is not acted on.
+        // Recorded first: the record of a change that never happened has no effect.
         let change = Change { before, after: value.to_owned() };
         self.changed.insert(key.to_owned(), change);
         if let Some(record) = &self.record {
-            // Without a note a kill loses what was before, and nothing else.
+            // Without a record, only the previous value is lost if the process is killed.
             let _ = record.write(&self.changed);
         }
         sysctl::set(&self.ns, key, value).map(|()| true)
     }
 
-    /// What a setting had before it was changed, if it has what it was changed to: what others put there.
+    /// The value of a setting before the change, if the setting still has the value of the change; otherwise the value
+    /// that others have set.
     ///
     /// # Errors
     /// As [`sysctl::get`].
@@ -86,7 +87,8 @@ impl ChangedSettings {
         Ok(ours.map_or(now, |change| change.before.clone()))
     }
 
-    /// Leaves the settings as they are when this is dropped, as a kill does: the next of the same owner takes them over.
+    /// Leaves the settings unchanged when this is dropped, as a kill does: the next process with the same owner takes
+    /// them over.
     pub fn leave_in_force(&mut self) {
         self.stays = true;
     }
@@ -97,7 +99,7 @@ impl Drop for ChangedSettings {
         if self.stays {
             return;
         }
-        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        // Best effort, because the namespace may not exist any more, and there is no caller to report to.
         for (key, Change { before, after }) in &self.changed {
             if sysctl::get(&self.ns, key).is_ok_and(|now| now == *after) {
                 let _ = sysctl::set(&self.ns, key, before);
@@ -109,15 +111,15 @@ impl Drop for ChangedSettings {
     }
 }
 
-/// Puts back what an earlier run left changed, where no other run follows.
+/// Restores the settings that an earlier run left changed, if no other run follows.
 pub fn forget(ns: &NetNs) {
     for owner in [FORWARDING, PORTS] {
         drop(ChangedSettings::new(ns, owner));
     }
 }
 
-/// The file of a namespace's changed settings: the boot, then a line for each setting with its name and both values.
-/// Who lives holds a lock, so that only what a killed run left is taken over.
+/// The file of a namespace's changed settings: the boot, then a line for each setting with its name and both values. A
+/// running process holds a lock on it, so that only the settings of a killed run are taken over.
 #[derive(Debug)]
 struct Record {
     path: PathBuf,
@@ -126,9 +128,9 @@ struct Record {
 }
 
 impl Record {
-    /// `None`: there can be no record.
+    /// `None`: settings cannot be recorded.
     fn open(ns: &NetNs, directory: &Path, owner: &str) -> Option<Self> {
-        // Numbers of namespace files are used again, cookies are not.
+        // Inode numbers of namespaces are reused, cookies are not.
         let cookie = ns.cookie().ok()?;
         let boot = fs::read_to_string(BOOT_ID).ok()?.trim().to_owned();
         fs::create_dir_all(directory).ok()?;
@@ -138,7 +140,7 @@ impl Record {
         Some(Self { path, boot, _lock: lock })
     }
 
-    /// What a killed run left, if it can be read.
+    /// The settings of a killed run, if they can be read.
     fn read(&self) -> BTreeMap<String, Change> {
         let Ok(text) = fs::read_to_string(&self.path) else { return BTreeMap::new() };
         let mut lines = text.lines();
@@ -153,7 +155,7 @@ impl Record {
         for (key, Change { before, after }) in changed {
             text.push_str(&format!("{key}\t{before}\t{after}\n"));
         }
-        // A kill leaves the old file or the new one.
+        // If the process is killed here, either the old file or the new one exists.
         let new = self.path.with_extension("new");
         fs::write(&new, text)?;
         Ok(renameat_with(CWD, &new, CWD, &self.path, RenameFlags::empty())?)
@@ -165,7 +167,7 @@ impl Record {
     }
 }
 
-/// A line of the file. Names lead nowhere but to settings of the network.
+/// A line of the file. Names that do not belong to settings of the network are refused.
 fn parse(line: &str) -> Option<(String, Change)> {
     let mut fields = line.split('\t');
     let (key, before, after) = (fields.next()?, fields.next()?, fields.next()?);
@@ -183,7 +185,7 @@ mod tests {
     const FORWARD: &str = "net/ipv4/ip_forward";
     const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 
-    /// A folder that goes with this value.
+    /// A folder that is removed with this value.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -200,7 +202,7 @@ mod tests {
         }
     }
 
-    /// As the kernel ends a process: its files are closed, and nothing else is done.
+    /// Simulates a kill: the kernel closes the process's files, and nothing else happens.
     fn kill(mut run: ChangedSettings) {
         run.record = None;
         mem::forget(run);
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_survives_a_kill() {
+    fn previous_values_survive_a_kill() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("kill");
         sysctl::set(&ns, RESERVED, "8080").unwrap();
@@ -226,7 +228,7 @@ mod tests {
             }
             let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
             assert_eq!(run.others(RESERVED).unwrap(), "8080");
-            assert_eq!(run.set(FORWARD, "1").unwrap(), kills == 0, "it is right already");
+            assert_eq!(run.set(FORWARD, "1").unwrap(), kills == 0, "it has the value already");
             run.set(RESERVED, "8080,30000-32767,40000").unwrap();
             drop(run);
             assert_eq!(values(&ns), before, "{kills} kills");
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_put_back_by_the_next() {
+    fn settings_left_in_force_are_restored_by_the_next_run() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("left");
         let before = values(&ns);
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_changed_stays() {
+    fn changes_by_others_are_kept() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("others");
         sysctl::set(&ns, FORWARD, "0").unwrap();
@@ -263,7 +265,7 @@ mod tests {
         sysctl::set(&ns, RESERVED, "9999").unwrap();
         drop(run);
         assert_eq!(values(&ns), ["0", "9999"]);
-        // After a kill, too.
+        // The same after a kill.
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         run.set(FORWARD, "1").unwrap();
         run.set(RESERVED, "9999,30000-32767").unwrap();
@@ -273,7 +275,7 @@ mod tests {
         assert_eq!(run.others(RESERVED).unwrap(), "7777");
         drop(run);
         assert_eq!(values(&ns), ["0", "7777"]);
-        // What somebody set meanwhile is what is put back.
+        // The value that somebody set in the meantime is restored.
         let mut run = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         run.set(RESERVED, "7777,30000-32767").unwrap();
         sysctl::set(&ns, RESERVED, "8888").unwrap();
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_others_are_not_acted_on() {
+    fn records_of_others_are_ignored() {
         let Ok(ns) = NetNs::anonymous() else { return eprintln!("SKIPPED: needs privilege") };
         let folder = Folder::new("notes");
         let now = sysctl::get(&ns, FORWARD).unwrap();
@@ -305,7 +307,7 @@ mod tests {
             drop(ChangedSettings::recorded_in(&ns, &folder.0, "test"));
             assert_eq!(sysctl::get(&ns, FORWARD).unwrap(), now);
         }
-        // Another that lives is no killed one.
+        // Another running process is not a killed one.
         let mut first = ChangedSettings::recorded_in(&ns, &folder.0, "test");
         first.set(RESERVED, "30000-32767").unwrap();
         let second = ChangedSettings::recorded_in(&ns, &folder.0, "test");
@@ -315,7 +317,7 @@ mod tests {
         drop(first);
         assert_eq!(sysctl::get(&ns, RESERVED).unwrap(), "");
         let record = Record::open(&ns, &folder.0, "test").unwrap();
-        // Another namespace has notes of its own.
+        // Another namespace has records of its own.
         let second = NetNs::anonymous().unwrap();
         assert_ne!(Record::open(&second, &folder.0, "test").unwrap().path, record.path);
     }

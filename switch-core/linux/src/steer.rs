@@ -1,5 +1,5 @@
 //! Steering of Services at the node's own addresses into the switch: node ports, host ports,
-//! load-balancer and external addresses that the node has. The node's stack would otherwise answer
+//! load-balancer and external addresses that the node has. Otherwise the node's stack would answer
 //! them.
 //!
 //! Packets to them are marked ([`nft`](super::nft)) where they enter the node's stack, from the
@@ -7,12 +7,14 @@
 //! packets to the switch with unchanged addresses. The switch answers from the node's own
 //! addresses, which the node's interface to the switch is configured to accept.
 //!
-//! The kernel's rule for the local table has the highest priority and is moved behind ours; there
-//! is one at every moment. Everything is restored at the end.
+//! The kernel's rule for the local table has the highest priority and is moved behind ours; a local
+//! rule exists at every moment. Everything is restored at the end.
 //!
-//! What a killed run left, or one that [leaves it](Steering::leave_in_force), is accepted by the next one. Until then marked packets are discarded: with the interface its
-//! route is gone, and one that discards comes next. If the node's stack got them it would reset connections that the
-//! next run goes on with. [`forget`] ends that where no run follows.
+//! The rules that a killed run left, or a run that [leaves them](Steering::leave_in_force), are
+//! taken over by the next one. Until then marked packets are discarded: the route to the interface
+//! is removed with the interface, and a second route discards the packets. If the node's stack
+//! received them, it would reset connections that the next run continues. [`forget`] removes the
+//! rules if no run follows.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,7 +29,8 @@ use super::{HostError, NetNs, Netlink, sysctl};
 /// Priorities of the rule for marked packets and of the kernel's local rule after it.
 const MARKED: u32 = 80;
 const LOCAL: u32 = 81;
-/// Metric of the route that discards packets while there is no switch: every other is better.
+/// Metric of the route that discards packets while there is no switch: all other routes have a
+/// better one.
 const LAST: u32 = u32::MAX - 1;
 /// The kernel's local table.
 const LOCAL_TABLE: u32 = 255;
@@ -40,7 +43,7 @@ const FALLBACK: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 pub struct SteeringConfig {
     /// The node's interface to the switch.
     pub interface: String,
-    /// The gateway that the switch answers for.
+    /// The gateway for which the switch answers.
     pub gateway: Gateway,
     /// Routing table of marked packets.
     pub table: u32,
@@ -50,13 +53,14 @@ pub struct SteeringConfig {
     pub mark: u32,
     /// MTU of the interface to the switch.
     pub mtu: u16,
-    /// Addresses that the switch sends from: the node's, and those of its own masquerading.
+    /// Addresses from which the switch sends: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// Addresses and ports of the switch.
     pub fronts: Vec<Front>,
-    /// Servers of the node itself that the switch sends clients to with their own addresses.
+    /// Servers of the node itself to which the switch forwards clients with the clients' own
+    /// addresses.
     pub servers: Vec<Front>,
-    /// The mark of connections to those, in conntrack: one bit that nothing else uses.
+    /// The mark of connections to these servers, in conntrack: one bit that nothing else uses.
     pub server_mark: u32,
 }
 
@@ -107,7 +111,7 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Puts steering in force in the node's namespace. The interface is there and up.
+    /// Installs steering in the node's namespace. The interface must exist and be up.
     ///
     /// # Errors
     /// There is no such interface; missing privilege; a kernel without nf_tables.
@@ -118,7 +122,7 @@ impl Steering {
         Ok(Self { ns: ns.clone(), config, marking, rules })
     }
 
-    /// Replaces what is steered, atomically. Steered connections continue.
+    /// Replaces the steered addresses, atomically. Steered connections continue.
     ///
     /// # Errors
     /// Missing privilege; the rules in force stay.
@@ -137,10 +141,10 @@ impl Steering {
         Ok(())
     }
 
-    /// Restores what was removed: settings, routes, rules, marks. Returns a description of each.
+    /// Restores removed settings, routes, rules and marks. Returns a description of each repair.
     ///
     /// # Errors
-    /// The interface is gone; missing privilege.
+    /// The interface does not exist any more; missing privilege.
     pub fn reconcile(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = put_back(&self.ns, &self.config, &mut self.rules)?;
         if self.marking.put_back(&self.config.marking())? {
@@ -149,14 +153,14 @@ impl Steering {
         Ok(done)
     }
 
-    /// Leaves steering in force when this value is dropped, as a kill does: what is steered is discarded until the next
-    /// run.
+    /// Leaves steering in force when this value is dropped, as a kill does: steered packets are
+    /// discarded until the next run.
     pub fn leave_in_force(&mut self) {
         self.marking.leave_in_force();
         self.rules.ours.clear();
     }
 
-    /// Puts the kernel's rules back as they were.
+    /// Restores the kernel's rules.
     ///
     /// # Errors
     /// Missing privilege.
@@ -167,8 +171,8 @@ impl Steering {
     }
 }
 
-/// Adds what is missing: settings of the interface, routes of marked packets, rules. Returns a
-/// description of each.
+/// Adds missing settings of the interface, routes of marked packets, and rules. Returns a
+/// description of each repair.
 fn put_back(
     ns: &NetNs,
     config: &SteeringConfig,
@@ -212,12 +216,12 @@ fn discard(is_ipv6: bool, table: u32) -> Route {
     Route::to(everywhere(is_ipv6)).table(table).metric(LAST).blackhole()
 }
 
-/// The kernel names an interface for an IPv6 route of this kind.
+/// The kernel reports an interface for an IPv6 route of this kind.
 fn is_discard(found: &Route, discard: &Route) -> bool {
     found.blackhole && found.table == discard.table && found.destination == discard.destination
 }
 
-/// Removes what an earlier run left of steering by the default configuration, where no other run follows.
+/// Removes the steering of an earlier run with the default configuration, if no other run follows.
 ///
 /// # Errors
 /// Missing privilege.
@@ -228,7 +232,7 @@ pub fn forget(ns: &NetNs) -> Result<(), HostError> {
     Rules { ns: ns.clone(), ours }.remove(ns)
 }
 
-/// The routing rules, and the routes that discard; restored when dropped.
+/// The routing rules, and the routes that discard packets; restored when dropped.
 #[derive(Debug)]
 struct Rules {
     ns: NetNs,
@@ -236,7 +240,7 @@ struct Rules {
 }
 
 impl Rules {
-    /// The kernel's local rule comes after ours. Adds whichever is missing.
+    /// The kernel's local rule must come after ours. Adds the missing ones.
     fn put_back(
         &mut self,
         netlink: &mut Netlink,
@@ -294,7 +298,8 @@ impl Rules {
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        // Best effort, in a namespace that may be gone; there is no caller to report to.
+        // Best effort, because the namespace may not exist any more, and there is no caller to
+        // report to.
         let ns = self.ns.clone();
         let _ = self.remove(&ns);
     }
@@ -309,14 +314,14 @@ fn is_local(rule: &Rule, is_ipv6: bool) -> bool {
     *rule == local_rule(is_ipv6, rule.priority)
 }
 
-/// IPv4, and IPv6 where the namespace has it.
+/// IPv4, and IPv6 if the namespace has it.
 fn families(ns: &NetNs) -> Vec<bool> {
     let disabled = sysctl::get(ns, "net/ipv6/conf/all/disable_ipv6");
     if disabled.is_ok_and(|value| value == "0") { vec![false, true] } else { vec![false] }
 }
 
 /// Lets the kernel accept packets with its own source addresses from the switch (accept_local,
-/// loose rp_filter). IPv6 accepts them anyway. Returns what had to be set.
+/// loose rp_filter). IPv6 accepts them anyway. Returns the settings that had to be set.
 fn accept_own_addresses(
     ns: &NetNs,
     netlink: &mut Netlink,
@@ -328,8 +333,8 @@ fn accept_own_addresses(
     let is_checked = sysctl::get(ns, "net/ipv4/conf/all/rp_filter")? != "0";
     let rp_filter = if is_checked { "2" } else { "0" };
     let mut done = Vec::new();
-    // route_localnet: host ports at 127.0.0.1. The switch sends nothing with such an address but
-    // what answers the node's own processes (T-S4).
+    // route_localnet: host ports at 127.0.0.1. The switch sends packets with such an address only
+    // as replies to the node's own processes (T-S4).
     let settings = [
         ("rp_filter", rp_filter),
         ("accept_local", "1"),

@@ -7,15 +7,16 @@ use std::sync::OnceLock;
 
 use super::{Context, HostError, NetNs};
 
-/// Longest value that is read, in bytes: more than port lists have in practice.
+/// Longest value that is read, in bytes: longer than port lists are in practice.
 const LONGEST: usize = 64 * 1024;
 
-/// Where settings are, unless it is `/proc/sys`.
+/// Root of the settings, if it is not `/proc/sys`.
 static ROOT: OnceLock<PathBuf> = OnceLock::new();
 
-/// Reads and writes settings below `path` in place of `/proc/sys` from now on: a container's own is read-only, and
-/// another mount of the same files may be given to it. What is below `net` there belongs to the network namespace of
-/// the thread that looks, as always. Only the first call counts.
+/// Reads and writes settings below `path` instead of `/proc/sys` from now on: a container's own
+/// `/proc/sys` is read-only, and it may have another mount of the same files. As always, files
+/// below `net` belong to the network namespace of the thread that opens them. Only the first call
+/// has an effect.
 pub fn use_root(path: impl Into<PathBuf>) {
     let _ = ROOT.set(path.into());
 }
@@ -32,7 +33,7 @@ pub fn set(ns: &NetNs, key: &str, value: &str) -> Result<(), HostError> {
 /// Sets several settings in `ns`, in order.
 ///
 /// # Errors
-/// As [`set`]; what was set before stays set.
+/// As [`set`]; settings before the failed one remain set.
 pub fn set_all(ns: &NetNs, settings: &[(&str, &str)]) -> Result<(), HostError> {
     ns.enter(|| {
         settings.iter().try_for_each(|(key, value)| {

@@ -1,5 +1,5 @@
-//! Privilege for an ordinary user: the program re-executes itself as root of a new user namespace,
-//! in which it may create network namespaces and interfaces that nobody else sees.
+//! Privilege for an unprivileged user: the program re-executes itself as root of a new user
+//! namespace, in which it may create network namespaces and interfaces that nobody else sees.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use crate::sys;
 /// Set in the environment of the re-executed program.
 const GUARD: &str = "PODSWITCH_USER_NAMESPACE";
 
-/// Where the privilege comes from.
+/// The source of the privilege.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Privilege {
     /// The program was started with it and sees the machine's own network.
@@ -24,7 +24,7 @@ pub enum Privilege {
     UserNamespace,
 }
 
-/// Whether this process may make network namespaces and interfaces (CAP_NET_ADMIN and
+/// Whether this process may create network namespaces and interfaces (CAP_NET_ADMIN and
 /// CAP_SYS_ADMIN).
 pub fn has_privilege() -> bool {
     let needed = CapabilitySet::NET_ADMIN | CapabilitySet::SYS_ADMIN;
@@ -35,10 +35,10 @@ pub fn has_privilege() -> bool {
 /// re-executes the program with the same arguments in a new user, network and mount namespace, and
 /// does not return; in the new one it returns [`Privilege::UserNamespace`].
 ///
-/// To be called first in `main`, before any thread is started.
+/// Call it first in `main`, before any thread is started.
 ///
 /// # Errors
-/// User namespaces are disabled, or the process has several threads. The error says what to do.
+/// User namespaces are disabled, or the process has several threads. The error says how to fix it.
 pub fn ensure_privilege() -> Result<Privilege, HostError> {
     let inside = std::env::var_os(GUARD).is_some();
     if has_privilege() {
@@ -92,7 +92,7 @@ pub fn in_new_user_namespace(command: &mut Command) {
     sys::ns::new_user_namespace_before_exec(command, uid, gid);
 }
 
-/// What prevents user namespaces, as far as the system reports it.
+/// The setting that prevents user namespaces, as far as the system reports it.
 fn hint(error: &io::Error) -> Option<String> {
     let read = |key: &str| fs::read_to_string(format!("/proc/sys/{key}")).ok();
     let is = |key: &str, value: &str| read(key).is_some_and(|v| v.trim() == value);

@@ -1,4 +1,4 @@
-//! Files that are being written, as inotify reports, so that a file is not read half written.
+//! Detects files that are being written, with inotify, so that no incomplete file is read.
 //!
 //! Only writers on this machine are seen; those of other machines on a network file system are not.
 
@@ -20,7 +20,7 @@ pub struct Writers {
     queue: OwnedFd,
     clock: Clock,
     folders: HashMap<i32, PathBuf>,
-    /// Files that were written to and not closed since, and when they were written to last.
+    /// Files that were written to and not closed since, with the time of the last write.
     open: HashMap<PathBuf, Instant>,
 }
 
@@ -36,8 +36,8 @@ impl Writers {
         Ok(Self { queue, clock: Clock::start(), folders: HashMap::new(), open: HashMap::new() })
     }
 
-    /// Watches the files of a folder, too, but not those of folders in it. A folder that is watched
-    /// already stays so.
+    /// Watches the files of another folder, but not those of folders in it. A no-op if the folder
+    /// is watched already.
     ///
     /// # Errors
     /// It does not exist, or the user's limit of watches is reached

@@ -27,7 +27,7 @@ pub(crate) fn open() -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// How many policies there are for outgoing packets.
+/// The number of policies for outgoing packets.
 pub(crate) fn outgoing_policies(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const LEN: usize = HEADER + 4;
     let mut request = [0u8; LEN];

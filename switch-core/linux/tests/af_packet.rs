@@ -1,4 +1,4 @@
-//! AF_PACKET ports against the real kernel, both ways of receiving.
+//! AF_PACKET ports against the real kernel, with both ways of receiving.
 
 use podswitch_testkit::net;
 
@@ -34,7 +34,7 @@ fn veth_pod(receive: Receive) -> (NetNs, NetNs, PacketDevice, Peer) {
 }
 
 #[test]
-fn pod_asks_for_its_gateway_and_is_answered() {
+fn pod_resolves_its_gateway_and_sends() {
     podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (ns, _switch, _device, mut peer) = veth_pod(receive);
@@ -62,9 +62,9 @@ fn datagrams_of_a_flow_are_sent_together_and_arrive_one_by_one() {
     }
 }
 
-/// Four megabytes each way; both what is cut and what is put together again must be right.
+/// Four megabytes in each direction; both segmentation and merging must give the same data.
 #[test]
-fn super_frames_pass_between_pods() {
+fn gso_packets_pass_between_pods() {
     podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let switch = NetNs::anonymous().unwrap();
@@ -87,7 +87,10 @@ fn super_frames_pass_between_pods() {
             let data: Vec<u8> = (0..4 << 20).map(|i: u32| (i / 7) as u8).collect();
             stream.write_all(&data).unwrap();
             drop(stream);
-            assert!(sink.join().unwrap() == data, "{receive:?} {server}: not what was sent");
+            assert!(
+                sink.join().unwrap() == data,
+                "{receive:?} {server}: not the data that was sent"
+            );
         }
         let longest = wire.stop();
         assert!(longest > 20_000, "{receive:?}: longest frame {longest}");
@@ -95,7 +98,7 @@ fn super_frames_pass_between_pods() {
 }
 
 #[test]
-fn vlan_tags_are_put_back() {
+fn vlan_tags_are_restored() {
     podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (_ns, _switch, _device, mut near) = veth_pod(receive);
@@ -116,8 +119,8 @@ fn vlan_tags_are_put_back() {
     }
 }
 
-/// A frame whose checksum is unfinished, with a VLAN tag: offsets count from the frame's start
-/// with the tag in it.
+/// A frame with a partial checksum and a VLAN tag: offsets count from the frame's start, including
+/// the tag.
 #[test]
 fn offsets_move_with_the_tag() {
     podswitch_testkit::require_privilege!();
@@ -151,7 +154,7 @@ fn offsets_move_with_the_tag() {
 }
 
 #[test]
-fn super_frames_pass_an_interface_that_cannot_cut() {
+fn gso_packets_pass_an_interface_without_segmentation() {
     podswitch_testkit::require_privilege!();
     let (ns, _switch, _device, mut near) = veth_pod(Receive::Ring);
     near.echo = false;
@@ -190,7 +193,7 @@ fn super_frames_pass_an_interface_that_cannot_cut() {
 }
 
 #[test]
-fn own_frames_do_not_come_back() {
+fn own_frames_are_not_received() {
     podswitch_testkit::require_privilege!();
     for receive in BOTH {
         let (_ns, _switch, _device, mut near) = veth_pod(receive);
@@ -220,7 +223,7 @@ fn workers_share_frames_by_flow() {
             socket.send_to(b"shared", (ip(REMOTE_V4), 9)).unwrap();
         }
         let seen: Vec<usize> = peers.iter_mut().map(|p| p.drain(b"shared")).collect();
-        // Each frame once, and each worker its part.
+        // Each frame arrives once, and each worker gets some.
         assert_eq!(seen.iter().sum::<usize>(), 64, "{receive:?} {seen:?}");
         assert!(seen.iter().all(|n| *n > 8), "{receive:?} {seen:?}");
         let [first, second] = peers;
@@ -243,7 +246,8 @@ fn interface_down_and_gone() {
         netlink.set_down(index).unwrap();
         let mut batch = Batch::new();
         batch.push(Packet::from_frame(&[0xff; 60]));
-        // No error; what the pod's kernel said of itself before (it joins its groups) may still come.
+        // No error. Frames that the pod's kernel sent itself before (it joins multicast groups) may
+        // still arrive.
         near.port.arm();
         near.port.rx(&mut near.pool, &mut Batch::new()).unwrap();
         assert_eq!(near.port.tx(&mut near.pool, &mut batch).unwrap(), 0);
@@ -270,11 +274,11 @@ fn too_long_frames_are_refused_alone() {
 }
 
 #[test]
-fn a_pair_is_found_again() {
+fn a_pair_is_reused() {
     podswitch_testkit::require_privilege!();
     let node = format!("test-{}", std::process::id());
     let switch = switch_namespace(&node).unwrap();
-    // Whatever happens, the name goes at the end.
+    // The name is removed at the end in any case.
     let _name = net::NameGuard(format!("podswitch-{node}"));
     let pod_ns = NetNs::anonymous().unwrap();
     let name = switch_interface("default/web");
@@ -285,7 +289,7 @@ fn a_pair_is_found_again() {
     let first = attach(&switch);
     let before = Netlink::open(&pod_ns).unwrap().link("eth0").unwrap();
     let socket = pod_ns.enter(|| UdpSocket::bind((ip(V4), 0))).unwrap().unwrap();
-    // The switch dies: all it had open is closed.
+    // The switch is killed: everything that it had open is closed.
     let index = first.link().index;
     drop((first, switch));
     let switch = switch_namespace(&node).unwrap();
@@ -295,7 +299,7 @@ fn a_pair_is_found_again() {
     let mut peer = Peer::new(second.open(0, 1).unwrap());
     socket.send_to(b"still there", (ip(REMOTE_V4), 9)).unwrap();
     assert!(peer.run_until(|f| f.ends_with(b"still there")));
-    // The pod is gone and another took its name: the stale end is replaced.
+    // The pod was removed and another one has its name: the stale end is replaced.
     drop(peer);
     Netlink::open(&switch).unwrap().delete_link(index).unwrap();
     let stale = LinkSpec::new(name.as_str());
@@ -308,7 +312,7 @@ fn a_pair_is_found_again() {
     assert!(Netlink::open(&pod_ns).unwrap().find_link("eth0").unwrap().is_none());
 }
 
-/// A pair that leads elsewhere is not taken for the pod's, even if an index agrees.
+/// A pair whose peer is elsewhere is not taken for the pod's, even if an index matches.
 #[test]
 fn a_foreign_interface_is_not_taken() {
     podswitch_testkit::require_privilege!();
@@ -320,12 +324,12 @@ fn a_foreign_interface_is_not_taken() {
     Netlink::open(&switch).unwrap().add_veth(&stale, &LinkSpec::new("x"), &elsewhere).unwrap();
     let attached = attach_veth(&pod_ns, &pod(&[V4]), &switch, "ps0", config(Receive::Ring));
     assert!(attached.unwrap_err().is_already_there());
-    // The foreign interface is as it was, the stale one is gone.
+    // The foreign interface is unchanged, the stale one was removed.
     assert!(Netlink::open(&elsewhere).unwrap().find_link("eth0").unwrap().is_some());
     assert!(Netlink::open(&switch).unwrap().find_link("ps0").unwrap().is_none());
 }
 
-/// The stack of the switch's namespace neither answers nor forwards, with nobody listening.
+/// The stack of the switch's namespace neither answers nor forwards if nobody listens.
 #[test]
 fn switch_namespace_is_silent() {
     podswitch_testkit::require_privilege!();
@@ -337,7 +341,7 @@ fn switch_namespace_is_silent() {
     for (ns, pod, name) in [(&a, &pods[0], "ps0"), (&b, &pods[1], "ps1")] {
         attach_veth(ns, pod, &switch, name, config(Receive::Messages)).unwrap();
     }
-    // A is told the MAC of the switch's end, as if it meant to be routed there.
+    // A gets the MAC address of the switch's end, as if it routed packets there.
     let end = Netlink::open(&switch).unwrap().link("ps0").unwrap().mac.unwrap();
     let mut netlink = Netlink::open(&a).unwrap();
     let eth0 = netlink.link("eth0").unwrap().index;

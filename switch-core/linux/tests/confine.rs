@@ -1,5 +1,5 @@
-//! A confined process: what it may not do any more, and what it still may. Confinement is for good and for the
-//! whole process, so each test starts its own program again and confines that.
+//! A confined process: operations that it may no longer perform, and those that it still may. Confinement is permanent
+//! and applies to the whole process, so each test starts its own program again and confines that process.
 
 use std::io;
 use std::net::UdpSocket;
@@ -14,7 +14,8 @@ use rustix::thread::capabilities;
 /// Set in the program that confines itself.
 const INSIDE: &str = "PODSWITCH_TEST_CONFINED";
 
-/// Runs the test of this name again in a process of its own, whose outcome is the test's. False there.
+/// Runs the test with this name again in a process of its own; the result is the test's result. Returns false in that
+/// process.
 fn runs_elsewhere(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return false;
@@ -65,14 +66,14 @@ fn system_calls_that_a_switch_never_makes_are_refused() {
         refused(socket(family, SocketType::RAW, None).map_err(io::Error::from));
     }
 
-    // Threads, sockets and files go on as before.
+    // Threads, sockets and files work as before.
     let sent = std::thread::spawn(|| {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.send_to(b"x", socket.local_addr()?)
     });
     assert_eq!(sent.join().expect("a thread").expect("a socket"), 1);
     assert!(std::fs::read_to_string("/proc/self/status").expect("a file").contains("Seccomp:\t2"));
-    assert!(rustix::thread::no_new_privs().expect("asked"));
+    assert!(rustix::thread::no_new_privs().expect("a result"));
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn each_thread_has_its_own_capabilities() {
     }
     let other = NetNs::anonymous().expect("a namespace");
     confine::process(confine::CONTROL).expect("confined");
-    let held = || capabilities(None).expect("asked");
+    let held = || capabilities(None).expect("a result");
     assert_eq!((held().effective, held().permitted), (confine::CONTROL, confine::CONTROL));
     let worker = std::thread::spawn(move || {
         confine::worker_thread();
@@ -91,7 +92,7 @@ fn each_thread_has_its_own_capabilities() {
     });
     let (workers, refused) = worker.join().expect("a thread");
     assert_eq!(workers.permitted, CapabilitySet::empty());
-    assert!(refused, "a worker makes no namespace");
+    assert!(refused, "a worker may not create a namespace");
     // The thread that keeps them may.
     assert!(other.enter(|| UdpSocket::bind("127.0.0.1:0")).expect("entered").is_ok());
     confine::keep_capabilities(CapabilitySet::NET_ADMIN).expect("given up");

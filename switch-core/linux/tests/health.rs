@@ -1,4 +1,4 @@
-//! The health check responder, asked over real connections in a network namespace.
+//! The health check responder, queried over real connections in a network namespace.
 
 use podswitch_testkit::net;
 
@@ -83,7 +83,7 @@ fn answers_follow_the_state() {
     let at = |port| SocketAddr::new(addresses[0], port);
     let head = ask(&ns, at(30_500), "HEAD / HTTP/1.0\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"), "{head}");
-    // Endpoints come and go; ports are added and removed.
+    // Endpoints change; ports are added and removed.
     set(&[check(30_500, "web", 0), check(30_502, "new", 1)]);
     assert!(get(&ns, at(30_500)).starts_with("HTTP/1.1 503"));
     assert!(get(&ns, at(30_502)).starts_with("HTTP/1.1 200"));
@@ -91,7 +91,7 @@ fn answers_follow_the_state() {
         std::thread::sleep(Duration::from_millis(20));
         is_refused(&ns, at(30_501))
     });
-    assert!(closed, "the port of a Service that is gone");
+    assert!(closed, "the port of a removed Service");
     set(&[]);
     assert!(is_refused(&ns, at(30_500)) && is_refused(&ns, at(30_502)));
     set(&[check(30_500, "web", 1)]);
@@ -100,9 +100,9 @@ fn answers_follow_the_state() {
     assert!(is_refused(&ns, at(30_500)));
 }
 
-/// Sockets that cannot be had are told of and tried again.
+/// Sockets that cannot be opened are reported and tried again.
 #[test]
-fn what_cannot_be_opened_is_told_and_tried_again() {
+fn failed_sockets_are_reported_and_tried_again() {
     podswitch_testkit::require_privilege!();
     let (ns, mut addresses) = node();
     let late = ip("192.0.2.77");
@@ -119,7 +119,7 @@ fn what_cannot_be_opened_is_told_and_tried_again() {
     assert!(get(&ns, SocketAddr::new(late, 30_500)).starts_with("HTTP/1.1 200"));
 }
 
-/// Any method, any path, any length of headers that Go takes: as kube-proxy's responder.
+/// Any method, any path, and any length of headers that Go accepts, as kube-proxy's responder.
 #[test]
 fn any_method_and_long_headers_are_answered() {
     podswitch_testkit::require_privilege!();
@@ -148,10 +148,10 @@ fn any_method_and_long_headers_are_answered() {
     assert!(ask(&ns, at, &endless).starts_with("HTTP/1.1 431"));
 }
 
-/// Connections that say nothing or too little keep nobody else from an answer, at their own port or
-/// another: they are ended for newcomers.
+/// Connections that send nothing or too little do not prevent others from being answered, at the
+/// same port or another: they are replaced by new ones.
 #[test]
-fn silent_clients_keep_nobody_out() {
+fn silent_clients_do_not_block_others() {
     podswitch_testkit::require_privilege!();
     let (ns, addresses) = node();
     let mut responder = HealthResponder::new(&ns);
@@ -159,7 +159,7 @@ fn silent_clients_keep_nobody_out() {
     let at = |port| SocketAddr::new(addresses[0], port);
     let mut silent: Vec<TcpStream> = (0..400).map(|_| connect(&ns, at(30_500)).unwrap()).collect();
     for (n, stream) in silent.iter_mut().enumerate() {
-        // Half of them begin to speak.
+        // Half of them send a part of a request.
         if n % 2 == 0 {
             let _ = stream.write_all(b"GET / HT");
         }
@@ -167,7 +167,7 @@ fn silent_clients_keep_nobody_out() {
     for port in [30_501, 30_500] {
         assert!(get(&ns, at(port)).starts_with("HTTP/1.1 200"));
     }
-    // So many at most were still there: none of them had to end of itself first.
+    // At most this number of them was still open, so none had to time out first.
     let ended = silent.iter().filter(|stream| {
         stream.set_nonblocking(true).unwrap();
         !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)

@@ -1,4 +1,4 @@
-//! Connections that outlive the process: the table's slots in files on tmpfs, the switch with memory ports.
+//! Connections that survive a restart: the table's slots in files on tmpfs, and a switch with memory ports.
 
 use podswitch_testkit::rig;
 
@@ -26,8 +26,8 @@ const LIMITS: Limits =
     Limits { connections: 4096, connections_per_port: 2048, flows: 8192, fdb: 16 };
 const NAMES: [&str; 4] = ["pod default/p0", "pod default/p1", "pod default/p2", "node"];
 
-/// Memory for so many connections is allocated at a time, and so often in each run: a test's connections may each need
-/// another chunk.
+/// Bytes of memory for one chunk of connections, and number of chunks allocated in each run: each connection of a test
+/// may need another chunk.
 const CHUNK_BYTES: usize = 256 * 256;
 const CHUNKS: u32 = 16;
 
@@ -55,11 +55,11 @@ struct Run {
     switch: Switch,
     files: KeptConnections,
     saved: Vec<Result<Saved, MemoryError>>,
-    /// Of ports that come before the pods'.
+    /// The other ends of ports that come before the pods' ports.
     _others: Vec<MemoryEnd>,
 }
 
-/// Starts a run; its port numbers are those of the first run plus `shift`. `later`: so much later than it is.
+/// Starts a run. Its port numbers are those of the first run plus `shift`, and its clock is ahead by `later`.
 fn run(folder: &Path, config: &Config, shift: u16, later: Duration) -> Run {
     let Opened { mut files, mut memory, saved } =
         KeptConnections::open(folder, memory_size(LIMITS.connections)).unwrap();
@@ -67,7 +67,7 @@ fn run(folder: &Path, config: &Config, shift: u16, later: Duration) -> Run {
     let hash_key = Some(HashKey::new(u128::from(shift) + 7));
     let options = Options { limits: LIMITS, hash_key, ..Options::default() };
     let mut control = ControlPlane::with_memory(options, memory).unwrap();
-    // Little, since it stays mapped as long as the test program runs.
+    // Only a little, since it stays mapped as long as the test program runs.
     let (bytes, chunks) = control.wanted_memory().unwrap();
     files.allocate(bytes - (chunks - CHUNKS) as usize * CHUNK_BYTES).unwrap();
     control.allow_memory(CHUNKS);
@@ -148,9 +148,9 @@ fn ends_of(f: usize, port: u16) -> (SocketAddr, SocketAddr) {
     (at(addresses(0)[f], port), at(vip(f), 80))
 }
 
-/// Both families, TCP and UDP; the ports have other numbers, and the table would choose another backend.
+/// Both families, TCP and UDP. The ports have other numbers, and the table would select another backend.
 #[test]
-fn connections_go_on_with_their_backends() {
+fn connections_continue_with_their_backends() {
     let folder = Folder::new();
     let mut first = run(&folder.0, &config(&[1]), 0, Duration::ZERO);
     for f in FAMILIES {
@@ -169,12 +169,12 @@ fn connections_go_on_with_their_backends() {
         assert_eq!(second.switch.dropped(), []);
     }
     second.switch.assert_adds_up();
-    // A third run has them of the second, or if that one ended at once, of the first.
+    // A third run restores those of the second; if the second ended at once, those of the first.
     drop(second);
     let mut third = run(&folder.0, &config(&[2, 1]), 2, Duration::ZERO);
     assert_eq!(third.saved.len(), 2);
     let restored = third.restore();
-    assert_eq!((restored.restored, restored.lost), (4, 0), "those of the first are there already");
+    assert_eq!((restored.restored, restored.lost), (4, 0), "those of the first exist already");
     let (client, vip) = ends_of(0, 4000);
     third.up(client, vip, Some((101, 501, ACK)), 1);
     third.files.settle();
@@ -196,9 +196,9 @@ fn without_the_file_a_connection_is_reset() {
     assert_eq!(one(&mut second.switch, 0).1.tcp_flags & RST, RST);
 }
 
-/// Closed connections and those that timed out while nobody ran are not restored.
+/// Closed connections, and connections that timed out while no switch was running, are not restored.
 #[test]
-fn what_is_over_stays_over() {
+fn ended_connections_are_not_restored() {
     let folder = Folder::new();
     let mut first = run(&folder.0, &config(&[1]), 0, Duration::ZERO);
     let (client, vip) = ends_of(0, 4000);
@@ -218,9 +218,9 @@ fn what_is_over_stays_over() {
     assert_eq!(third.restore(), Restored::default());
 }
 
-/// What policy denies now it denies for connections of before, too.
+/// If policy denies a connection now, it is denied for restored connections, too.
 #[test]
-fn policy_is_evaluated_anew() {
+fn policy_is_evaluated_again() {
     let folder = Folder::new();
     let (client, vip) = ends_of(0, 4000);
     let mut first = run(&folder.0, &config(&[1]), 0, Duration::ZERO);
@@ -235,7 +235,7 @@ fn policy_is_evaluated_anew() {
     assert_eq!(second.switch.dropped().len(), 1);
 }
 
-/// The source port that a masqueraded client had is its own still.
+/// The source port of a masqueraded client still belongs to it.
 #[test]
 fn leased_ports_stay_leased() {
     let folder = Folder::new();
@@ -264,7 +264,7 @@ fn leased_ports_stay_leased() {
     }
 }
 
-/// A client whose pod is attached later has its connection then.
+/// If a client's pod is attached later, its connection is restored then.
 #[test]
 fn connections_wait_for_their_ports() {
     let folder = Folder::new();
@@ -280,7 +280,7 @@ fn connections_wait_for_their_ports() {
     second.up(client, vip, Some((101, 501, ACK)), 1);
 }
 
-/// More connections than memory was allocated for: those beyond are not kept, and everything goes on.
+/// More connections than memory was allocated for: the excess is not kept, and everything continues.
 #[test]
 fn memory_that_is_not_allocated_is_not_used() {
     let folder = Folder::new();
@@ -296,9 +296,10 @@ fn memory_that_is_not_allocated_is_not_used() {
     assert!((1..=3 * 256).contains(&restored), "{restored}");
 }
 
-/// Files that are cut, of another version or noise: refused, or restored in part, and nothing panics.
+/// Truncated files, files of another version, and random bytes: they are refused or restored in part, and nothing
+/// panics.
 #[test]
-fn files_that_are_broken() {
+fn damaged_files_do_not_panic() {
     let folder = Folder::new();
     let mut first = run(&folder.0, &config(&[1]), 0, Duration::ZERO);
     for port in 2000..2010 {

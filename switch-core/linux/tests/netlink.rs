@@ -31,7 +31,7 @@ fn anonymous_namespaces_differ_and_loopback_is_up() {
     let here = NetNs::current().unwrap();
     assert!(!a.is_same(&here));
     assert!(a.enter(|| NetNs::current().unwrap().is_same(&a)).unwrap());
-    // The same port in both: the sockets are in different namespaces.
+    // The same port in both namespaces: the sockets do not conflict.
     let bind = |ns: &NetNs| ns.enter(|| TcpListener::bind("127.0.0.1:5000")).unwrap();
     let (_x, _y) = (bind(&a).unwrap(), bind(&b).unwrap());
     assert!(bind(&a).is_err());
@@ -51,14 +51,14 @@ fn named_namespaces_are_found_and_removed() {
     drop(ns);
     assert!(!path.exists());
     assert!(NetNs::find(&name).unwrap().is_none());
-    // Kept: it outlives its value.
+    // Kept: it exists longer than its value.
     let kept = NetNs::find_or_create(&name).unwrap();
     kept.keep();
     drop(kept);
     assert!(NetNs::find(&name).unwrap().is_some());
     NetNs::remove(&name).unwrap();
-    // A file without a mount is what a reboot leaves. (The folder of an ordinary user went with the
-    // last namespace.)
+    // A file without a mount remains after a reboot. (The folder of an unprivileged user was
+    // removed with its last namespace.)
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(&path, "").unwrap();
     assert!(NetNs::find(&name).unwrap().is_none());
@@ -79,7 +79,7 @@ fn errors_name_object_and_operation() {
     assert!(error.to_string().starts_with("look up interface nowhere: "), "{error}");
     let error = netlink.add_route(&Route::to(cidr("10.0.0.0/8")).via(ip("10.9.9.9"))).unwrap_err();
     assert!(error.to_string().starts_with("add route 10.0.0.0/8 via 10.9.9.9: "), "{error}");
-    // What the kernel says in words is passed on.
+    // The kernel's own message is passed on.
     assert!(error.to_string().contains("invalid gateway"), "{error}");
     let panic = std::panic::catch_unwind(|| ns.enter(|| panic!("inside")));
     assert!(panic.is_err());
@@ -103,7 +103,7 @@ fn veth_pair_carries_both_families() {
     for (netlink, index, host) in [(&mut left, l.index, 1), (&mut right, r.index, 2)] {
         netlink.add_address(index, at(&format!("10.0.0.{host}/24"))).unwrap();
         netlink.add_address(index, at(&format!("fd00::{host}/64"))).unwrap();
-        // Again: nothing happens.
+        // Again: no-op.
         netlink.add_address(index, at(&format!("fd00::{host}/64"))).unwrap();
         netlink.wait_until_local(ip(&format!("10.0.0.{host}"))).unwrap();
         netlink.wait_until_local(ip(&format!("fd00::{host}"))).unwrap();
@@ -207,7 +207,7 @@ fn routes_and_rules_round_trip() {
 }
 
 #[test]
-fn kernel_tunnel_ends_are_made() {
+fn kernel_vxlan_interfaces_are_created() {
     podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open(&ns).unwrap();

@@ -1,5 +1,5 @@
-//! Paths to network namespaces may come from a Pod's annotation: what is not a namespace is refused
-//! by name, and opening it neither waits nor does anything.
+//! Paths to network namespaces may come from a Pod's annotation. A path that is not a namespace is
+//! refused with its name, and opening it neither blocks nor has side effects.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The whole switch against the real kernel: pods in namespaces of their own, real sockets, the
+//! The whole switch against the real kernel: pods in their own namespaces, real sockets, the
 //! workers' own threads.
 
 use podswitch_testkit::net;
@@ -109,8 +109,8 @@ fn everything(workers: usize) {
     for (client, server) in clients.into_iter().zip(servers) {
         let (client, server) = (ip(client), ip(server));
         echo_udp(&rig, 100, server, client);
-        // Larger than the MTU: the kernel cuts it into fragments, which the switch holds until
-        // all are there.
+        // Larger than the MTU: the kernel fragments it, and the switch holds the fragments until
+        // all have arrived.
         echo_udp(&rig, 9_000, server, client);
         let took = stream_tcp(&rig, 256, server);
         println!("{workers} worker(s), {server}: 256 MiB in {took:?}");
@@ -128,13 +128,13 @@ fn everything(workers: usize) {
 }
 
 #[test]
-fn pods_talk_by_real_sockets() {
+fn pods_communicate_through_real_sockets() {
     podswitch_testkit::require_tap!();
     everything(1);
 }
 
 #[test]
-fn pods_talk_through_two_workers() {
+fn pods_communicate_through_two_workers() {
     podswitch_testkit::require_tap!();
     everything(2);
 }

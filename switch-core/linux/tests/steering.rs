@@ -1,6 +1,6 @@
-//! Services at the node's own addresses, against the real kernel: what clients off the cluster and
-//! the node itself send to them reaches the switch with its addresses as they are, and what the
-//! switch answers reaches them. All else stays the node's.
+//! Services at the node's own addresses, against the real kernel: packets that off-cluster clients
+//! and the node itself send to them reach the switch with unchanged addresses, and its replies
+//! reach the clients. All other packets stay in the node's stack.
 
 use podswitch_testkit::net;
 
@@ -32,7 +32,7 @@ struct Rig {
     node: NetNs,
     client: NetNs,
     peer: Peer,
-    /// Dropped before the port that it steers to.
+    /// Dropped before the port to which it steers.
     steering: Option<Steering>,
     port: HostPort,
 }
@@ -44,7 +44,7 @@ fn fronts() -> Vec<Front> {
         protocols.map(|protocol| Front { address, protocol, port })
     };
     let node = NODE.iter().flat_map(|a| of(a, PORT));
-    // A load balancer's address that the node itself has, too.
+    // A load balancer's address that the node itself has.
     node.chain(BALANCER.iter().flat_map(|a| of(a, 80))).collect()
 }
 
@@ -94,8 +94,8 @@ impl Rig {
         assert!(batch.is_empty());
     }
 
-    /// A datagram from a socket in `from` reaches the switch untouched, whose answer reaches the
-    /// socket. The source port is returned.
+    /// A datagram from a socket in `from` reaches the switch unchanged, and the switch's reply
+    /// reaches the socket. Returns the source port.
     #[track_caller]
     fn reaches_the_switch(&mut self, from: &NetNs, source: &str, to: SocketAddr, len: usize) {
         let socket = from.enter(|| UdpSocket::bind((ip(source), 0))).unwrap().unwrap();
@@ -168,7 +168,7 @@ fn with_a_strict_reverse_path_check() {
     }
 }
 
-/// Fragments have no ports, all but the first: they follow their connection.
+/// Only the first fragment has ports: the others follow its connection.
 #[test]
 fn fragments_follow() {
     podswitch_testkit::require_tap!();
@@ -187,9 +187,9 @@ fn fragments_follow() {
     assert!(all, "{bytes} bytes of 4008");
 }
 
-/// What no Service has stays with the node's own stack.
+/// Packets to ports without a Service stay in the node's own stack.
 #[test]
-fn the_nodes_own_ports_stay_its_own() {
+fn the_nodes_own_ports_are_not_steered() {
     podswitch_testkit::require_tap!();
     let rig = Rig::new(|_| {});
     for n in 0..2 {
@@ -209,8 +209,8 @@ fn the_nodes_own_ports_stay_its_own() {
     }
 }
 
-/// An ICMP error about what the switch sent from the node's address goes to the switch: path MTU
-/// discovery of node ports depends on it.
+/// An ICMP error about a packet that the switch sent from the node's address goes to the switch:
+/// path MTU discovery of node ports depends on it.
 #[test]
 fn icmp_errors_follow_their_connections() {
     podswitch_testkit::require_tap!();
@@ -221,7 +221,7 @@ fn icmp_errors_follow_their_connections() {
     let own = socket.local_addr().unwrap();
     socket.send_to(b"gone soon", (ip(NODE[0]), PORT)).unwrap();
     drop(socket);
-    // The answer finds nobody: the client's kernel says so, to the node's address.
+    // No socket expects the reply: the client's kernel reports that to the node's address.
     let is_error = |frame: &[u8]| {
         frame[12..14] == [8, 0]
             && frame[23] == proto::ICMP
@@ -233,10 +233,11 @@ fn icmp_errors_follow_their_connections() {
     assert!(rig.peer.run_until(is_error), "no ICMP error");
 }
 
-/// A server of the node itself to which the switch sends a client with the client's own address sees
-/// that address, and what it answers goes to the switch; so does what its kernel says of a closed port.
+/// The switch sends a client to a server of the node itself with the client's own address. The
+/// server sees that address, and its replies go to the switch, as do the errors of its kernel about
+/// a closed port.
 #[test]
-fn a_server_of_the_node_answers_by_the_switch() {
+fn a_server_of_the_node_replies_through_the_switch() {
     podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
     let server = |n: usize, port| Front { address: ip(NODE[n]), protocol: proto::UDP, port };
@@ -264,7 +265,7 @@ fn a_server_of_the_node_answers_by_the_switch() {
         };
         assert!(rig.peer.run_until(is_error), "port unreachable");
     }
-    // What others ask of the same server is not the switch's.
+    // Connections of other clients to the same server do not go to the switch.
     let socket = rig.node.enter(|| UdpSocket::bind((ip(NODE[0]), 9090))).unwrap().unwrap();
     let asks = rig.client.enter(|| UdpSocket::bind((ip(CLIENT[0]), 0))).unwrap().unwrap();
     for socket in [&socket, &asks] {
@@ -273,7 +274,7 @@ fn a_server_of_the_node_answers_by_the_switch() {
     asks.send_to(b"x", (ip(NODE[0]), 9090)).unwrap();
     let (_, from) = socket.recv_from(&mut [0; 4]).unwrap();
     socket.send_to(b"y", from).unwrap();
-    asks.recv_from(&mut [0; 4]).expect("straight from the node");
+    asks.recv_from(&mut [0; 4]).expect("directly from the node");
 }
 
 /// A host port at 127.0.0.1, from the node's own processes.
@@ -294,7 +295,8 @@ fn loopback_is_steered_for_the_nodes_own_processes() {
     rig.reaches_the_switch(&node, NODE[0], to, 100);
 }
 
-/// Services come and go; what is not theirs any more is the node's again.
+/// Services are added and removed; addresses that no longer belong to a Service go to the node
+/// again.
 #[test]
 fn updates_and_the_end() {
     podswitch_testkit::require_tap!();
@@ -303,7 +305,7 @@ fn updates_and_the_end() {
     let (client, node) = (rig.client.clone(), rig.node.clone());
     let to = SocketAddr::new(ip(NODE[0]), PORT);
     rig.reaches_the_switch(&client, CLIENT[0], to, 10);
-    // Many, in more messages than one.
+    // Many addresses, in more than one message.
     let many = (1..=3000).map(|port| Front { address: ip(NODE[0]), protocol: 17, port });
     let steering = rig.steering.as_mut().unwrap();
     steering
@@ -328,9 +330,9 @@ fn rules(ns: &NetNs) -> Vec<Rule> {
     Netlink::open(ns).unwrap().rules().unwrap()
 }
 
-/// A killed run leaves routing rules: the next one finds them right and puts all back at its end.
+/// A killed run leaves routing rules: the next one accepts them and restores everything at its end.
 #[test]
-fn what_a_killed_run_left_is_put_right() {
+fn rules_of_a_killed_run_are_taken_over() {
     podswitch_testkit::require_tap!();
     let mut before = Vec::new();
     let left = |node: &NetNs| {
@@ -352,10 +354,10 @@ fn what_a_killed_run_left_is_put_right() {
     rig.reaches_the_switch(&node, NODE[0], SocketAddr::new(ip(NODE[0]), PORT), 10);
     drop(rig.steering.take());
     assert_eq!(rules(&node), before);
-    // And again, as if nothing had been.
+    // And again, with a clean start.
     drop(Steering::install(&node, config(fronts())).unwrap());
     assert_eq!(rules(&node), before);
-    // A run that leaves it to the next, once and again.
+    // A run that leaves its rules to the next one, twice.
     for _ in 0..2 {
         let mut left = Steering::install(&node, config(fronts())).unwrap();
         left.leave_in_force();

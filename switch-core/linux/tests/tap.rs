@@ -29,15 +29,14 @@ fn tap_pod(options: TapOptions) -> (NetNs, TapDevice, Peer) {
 }
 
 #[test]
-fn pod_asks_for_its_gateway_and_is_answered() {
+fn pod_resolves_its_gateway_and_sends() {
     podswitch_testkit::require_tap!();
     let (ns, _device, mut peer) = tap_pod(TapOptions::default());
     for (local, remote) in [(V4, REMOTE_V4), (V6, REMOTE_V6)] {
         let socket = ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(b"question", (ip(remote), 9999)).unwrap();
-        // The peer answers ARP and ND for the gateway and sends datagrams back where they came
-        // from.
+        // The peer answers ARP and ND for the gateway and returns datagrams to their senders.
         let seen = peer.run_until(|frame| frame.ends_with(b"question"));
         assert!(seen, "no datagram from {local}");
         let mut buffer = [0; 64];
@@ -65,9 +64,9 @@ fn interface_is_as_configured() {
     assert!(info.offloads.checksum && info.offloads.tso4 && info.offloads.tso6);
 }
 
-/// Two pods whose frames a thread carries from one to the other, whole.
+/// Two pods whose frames a thread forwards unsegmented from one to the other.
 #[test]
-fn super_frames_pass_between_pods() {
+fn gso_packets_pass_between_pods() {
     podswitch_testkit::require_tap!();
     let (a, b) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
     let mut left = attach_tap(&a, &pod(&["10.7.0.2", "fd07::2"]), TapOptions::default()).unwrap();
@@ -88,14 +87,14 @@ fn super_frames_pass_between_pods() {
         let data: Vec<u8> = (0..4 << 20).map(|i: u32| (i / 7) as u8).collect();
         stream.write_all(&data).unwrap();
         drop(stream);
-        assert!(sink.join().unwrap() == data, "{server}: not what was sent");
+        assert!(sink.join().unwrap() == data, "{server}: not the data that was sent");
     }
     let longest = wire.stop();
     assert!(longest > 20_000, "segmentation was not left to us: longest frame {longest}");
 }
 
 #[test]
-fn datagram_super_frames_are_recognised() {
+fn udp_gso_packets_are_recognised() {
     podswitch_testkit::require_tap!();
     let (ns, device, mut peer) = tap_pod(TapOptions::default());
     let uso = device.info().offloads.uso;
@@ -130,7 +129,7 @@ fn datagrams_of_a_flow_are_written_together_and_arrive_one_by_one() {
         return;
     }
     net::check_joined(&ns, &mut peer, V4, REMOTE_V4);
-    // Its addresses went with the interface, and routes.
+    // Its addresses and routes were removed with the interface.
     let (ns, _device, mut peer) = tap_pod(TapOptions::default());
     net::check_joined(&ns, &mut peer, V6, REMOTE_V6);
 }
@@ -145,7 +144,7 @@ fn persistent_interface_survives_and_is_attached_again() {
         assert!(!first.was_there());
         let index = first.index();
         let port = first.open(0, 1).unwrap();
-        // While it is open nobody else gets it.
+        // While it is open, nobody else can open it.
         if !multi_queue {
             let error = attach_tap(&ns, &pod(&[V4, V6]), options.clone()).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(16), "{error}");
@@ -158,25 +157,25 @@ fn persistent_interface_survives_and_is_attached_again() {
         });
         drop((first, port));
         let mut netlink = Netlink::open(&ns).unwrap();
-        // Whether the kernel is done with duplicate address detection is a matter of time.
+        // The time that the kernel needs for duplicate address detection varies.
         let mut facts = || {
             let addresses = netlink.addresses().unwrap().into_iter();
             let addresses: Vec<_> = addresses.map(|a| (a.link, a.address)).collect();
             (addresses, netlink.routes().unwrap())
         };
         let before = facts();
-        // What is sent meanwhile is lost, no more.
+        // Packets sent in the meantime are lost, but nothing else.
         for socket in &sockets {
             let _ = socket.send(b"into the void");
         }
-        // Attached again with the other number of queues asked for: what is there decides.
+        // Attached again with a request for the other number of queues: the existing number is used.
         let options =
             TapOptions { persistent: true, multi_queue: !multi_queue, ..TapOptions::default() };
         let mut second = attach_tap(&ns, &pod(&[V4, V6]), options).unwrap();
         assert!(second.was_there());
         assert_eq!((second.index(), second.is_multi_queue()), (index, multi_queue));
         assert_eq!(facts(), before);
-        // The pod's sockets from before work on.
+        // The pod's earlier sockets continue to work.
         let mut peer = Peer::new(second.open(0, 1).unwrap());
         for socket in &sockets {
             socket.send(b"still there").unwrap();
@@ -196,7 +195,7 @@ fn removed_interface_says_not_connected() {
     let (ns, _device, mut peer) = tap_pod(TapOptions::default());
     let mut netlink = Netlink::open(&ns).unwrap();
     let index = netlink.link("eth0").unwrap().index;
-    // Switched off: frames are refused one by one, the port lives.
+    // When the interface is down, frames are refused one by one, and the port stays usable.
     netlink.set_down(index).unwrap();
     let mut pool = Pool::new(PoolConfig::default());
     let mut batch = Batch::new();
@@ -233,7 +232,7 @@ fn queues_of_one_device_share_the_work() {
     let seen: Vec<usize> = ports.iter_mut().map(|p| p.drain(b"steered")).collect();
     assert_eq!(seen.iter().sum::<usize>(), 64);
     assert!(seen.iter().all(|n| *n > 8), "{seen:?}");
-    // One worker leaves: the other gets everything.
+    // One worker leaves: the other gets all frames.
     ports.pop();
     for socket in &sockets {
         socket.send_to(b"again", (ip(REMOTE_V4), 9)).unwrap();
@@ -241,7 +240,7 @@ fn queues_of_one_device_share_the_work() {
     assert_eq!(ports[0].drain(b"again"), 64);
 }
 
-/// What a killed run left is found again, whatever the pod called it meanwhile.
+/// The interface of a killed run is found again, even if the pod has renamed it.
 #[test]
 fn an_interface_that_was_renamed_is_used_again() {
     podswitch_testkit::require_tap!();
@@ -257,7 +256,7 @@ fn an_interface_that_was_renamed_is_used_again() {
     assert!(device.was_there() && device.index() == index);
     assert_eq!(netlink.link("eth0").unwrap().index, index);
     assert!(netlink.find_link("x0").unwrap().is_none());
-    // Another interface under the name is in the way of nobody but itself.
+    // Another interface with the name does not affect it.
     drop(device);
     netlink.set_down(index).unwrap();
     netlink.rename(index, "x0").unwrap();
@@ -266,7 +265,7 @@ fn an_interface_that_was_renamed_is_used_again() {
     assert_eq!(netlink.link("x0").unwrap().index, index);
 }
 
-/// What a full queue has no room for is counted, so that every frame that a pod sent is in some count.
+/// Frames for which a full queue has no room are counted, so that every frame that a pod sent is in some count.
 #[test]
 fn frames_that_a_full_queue_has_no_room_for_are_counted() {
     podswitch_testkit::require_tap!();
@@ -282,12 +281,12 @@ fn frames_that_a_full_queue_has_no_room_for_are_counted() {
             socket.send_to(b"flood", (ip(REMOTE_V4), 9999)).unwrap();
         }
         let received = peer.drain(b"flood");
-        // The worker only says that its queue may have been full; the control thread asks the kernel.
+        // The worker only reports that its queue may have been full; the control thread queries the kernel.
         assert_eq!(peer.port.take_lost(), 0);
         device.maintain();
         let lost = peer.port.take_lost() as usize;
         assert!(lost > 0, "round {round}: the queue holds {received}");
-        // The pod's kernel sends a few of its own (MLD, router solicitations), which may be lost, too.
+        // The pod's kernel sends a few frames of its own (MLD, router solicitations), which may be lost, too.
         let counted = received + lost;
         assert!((SENT..=SENT + 8).contains(&counted), "round {round}: {counted}");
     }

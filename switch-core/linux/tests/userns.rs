@@ -1,7 +1,7 @@
-//! An ordinary user gets privilege in a user namespace, and what can be done with it there.
+//! An unprivileged user gets privilege in a user namespace, and can use it there.
 //!
-//! Without the test harness: it would start threads first, and a process with threads may not
-//! enter a user namespace. The program starts itself a second time as an ordinary user.
+//! Without the test harness, which would start threads first: a process with threads may not enter
+//! a user namespace. The program starts itself a second time as an unprivileged user.
 
 use podswitch_testkit::net;
 
@@ -21,11 +21,11 @@ use podswitch_linux::{NetNs, Netlink};
 const ROLE: &str = "PODSWITCH_TEST_ORDINARY_USER";
 /// Exit status for "cannot be tested here".
 const SKIPPED: u8 = 77;
-/// The user that nobody is.
+/// An unprivileged user id.
 const NOBODY: u32 = 65534;
 
 fn main() -> ExitCode {
-    // What test runners ask for.
+    // Test runners pass this argument.
     if std::env::args().any(|argument| argument == "--list") {
         println!("rootless: test");
         return ExitCode::SUCCESS;
@@ -81,7 +81,7 @@ fn ordinary_user() -> ExitCode {
     assert!(lo.is_up);
     named_namespaces_work();
     veth_pods_work();
-    taps_work_or_say_why_not();
+    taps_work_or_report_the_reason();
     ExitCode::SUCCESS
 }
 
@@ -102,7 +102,7 @@ fn veth_pods_work() {
     exchange(&ns, Peer::new(device.open(0, 1).unwrap()));
 }
 
-fn taps_work_or_say_why_not() {
+fn taps_work_or_report_the_reason() {
     let ns = NetNs::anonymous().unwrap();
     match tap::is_available() {
         Ok(()) => {

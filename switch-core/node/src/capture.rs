@@ -3,6 +3,7 @@
 
 mod comment;
 mod interfaces;
+mod line;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::pod_name::PodName;
 use crate::pods::Pods;
 use comment::comment;
 use interfaces::{Interfaces, to_memory};
+pub use line::CapturedLine;
 
 /// What to capture. All given conditions must hold; without conditions all frames are captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,6 +147,19 @@ impl Capture {
             }
         });
         std::mem::take(self.writer.get_mut())
+    }
+
+    /// As [`read`](Self::read), as values instead of a part of the file.
+    pub fn read_lines(&mut self, most: u64) -> Vec<CapturedLine> {
+        let Self { reader, shared, epoch_ns, frames, .. } = self;
+        let mut lines = Vec::new();
+        reader.read(|frame| {
+            if *frames < most {
+                *frames += 1;
+                lines.push(CapturedLine::new(frame, shared, *epoch_ns));
+            }
+        });
+        lines
     }
 
     /// Number of frames that were read.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use podswitch_core::config::{ClusterKey, Config, Masquerade};
 use podswitch_core::control::Change;
-use podswitch_kubernetes::{Base, Changes, Overlay, PodAnnotations, PodChange};
+use podswitch_kubernetes::{Base, Changes, NameOptions, Overlay, PodAnnotations, PodChange};
 use podswitch_wire::cidr::Cidr;
 
 use crate::attachment::PodAttachment;
@@ -36,6 +36,8 @@ pub struct ClusterOptions {
     pub overlay: OverlayOptions,
     /// Whether annotations of pods determine where and how they are attached.
     pub pod_annotations: PodAnnotations,
+    /// The names that the switch answers for. `None`: none.
+    pub names: Option<NameOptions>,
 }
 
 impl ClusterOptions {
@@ -45,6 +47,7 @@ impl ClusterOptions {
             service_cidrs: self.service_cidrs.clone(),
             allowed_external_ips: self.allowed_external_ips.clone(),
             pod_annotations: self.pod_annotations,
+            names: self.names.clone(),
             ..podswitch_kubernetes::Options::default()
         }
     }

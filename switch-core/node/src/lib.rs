@@ -65,6 +65,7 @@ mod discovery;
 mod error;
 mod events;
 mod explain;
+mod first_packet;
 mod flow_filter;
 mod flow_view;
 mod flows;
@@ -76,6 +77,7 @@ mod kept;
 mod kube_proxy;
 mod leftovers;
 mod metrics;
+mod name_view;
 mod names;
 mod node;
 mod options;
@@ -86,6 +88,8 @@ mod pods;
 mod policy_view;
 mod probes;
 mod ranges;
+pub mod resolver;
+mod service_view;
 pub mod source;
 mod state;
 mod stats;
@@ -94,12 +98,13 @@ mod underlay;
 mod view;
 
 pub use attachment::{ExistingInterface, InterfaceKind, PodAttachment, PodNetns};
-pub use capture::{Capture, CaptureError, CaptureRequest};
+pub use capture::{Capture, CaptureError, CaptureRequest, CapturedLine};
 pub use cluster::{ClusterOptions, Masquerading, ParseMasqueradingError};
 pub use discovery::node_addresses;
 pub use error::{NodeError, PodError, UnderlayError};
 pub use events::{DroppedFrames, Event, EventSink, Failure, RecordedFlow, channel};
 pub use explain::{Connection, Outcome, Verdict};
+pub use first_packet::{SendError, SentPacket};
 pub use flow_filter::FlowFilter;
 pub use flow_view::{
     FlowDecision, FlowPage, FlowQuery, FlowRates, FlowRow, FlowSample, FlowSort, FlowView,
@@ -111,17 +116,19 @@ pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;
 pub use metrics::{METRICS_CONTENT_TYPE, Meters, ObjectCounts};
+pub use name_view::{NameLine, NameStep, NameTruncated, NameView};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
 pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WokenBy, WorkerPerf};
 pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{
-    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut,
+    Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut, NameQuestion,
 };
 pub use podswitch_kubernetes::label_query;
 pub use policy_view::{PolicyPage, PolicyQuery};
 pub use probes::Probes;
+pub use service_view::{BackendInfo, ServiceAddress, ServicePage, ServicePortInfo, ServiceQuery};
 pub use state::{State, StateChanges};
 pub use stats::{PortStats, Stats, WorkerStats};
 

@@ -74,3 +74,63 @@ impl PolicyPage {
         Self { epoch: snapshot.epoch.0, total: all.len(), left_out, policies }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use podswitch_core::config::{Config, LocalNode};
+    use podswitch_core::control::{ControlPlane, Options};
+    use podswitch_policy::rule::{Direction, NetworkPolicy, Peers, Ports, Rule, Selector};
+
+    use super::*;
+
+    /// Policies `p0` to `p4` with two ingress rules each, the first of which has counted.
+    fn world() -> ControlPlane {
+        let rule = || Rule { peers: Peers::Any, ports: Ports::Any };
+        let policy = |number: u8| NetworkPolicy {
+            cookie: format!("NetworkPolicy/shop/p{number}").into(),
+            namespace: "shop".into(),
+            name: format!("p{number}").into(),
+            pods: Selector::everything(),
+            ingress: Some(vec![rule(), rule()]),
+            egress: None,
+        };
+        let config = Config {
+            node: LocalNode { name: "n1".into(), ..LocalNode::default() },
+            policies: (0..5).map(|number| Arc::new(policy(number))).collect(),
+            ..Config::default()
+        };
+        let mut control = ControlPlane::new(Options::default());
+        control.apply(&config).expect("a good state");
+        let snapshot = control.snapshot();
+        for (_, info) in snapshot.policy.policies() {
+            snapshot.policy_counters.add(info.counter(Direction::Ingress, Some(0)));
+        }
+        control
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let control = world();
+        let snapshot = control.snapshot();
+        let all = PolicyPage::read(&snapshot, &PolicyQuery::new(100));
+        assert_eq!((all.total, all.left_out, all.policies.len()), (5, 0, 5));
+        let (mut names, mut left, mut query) = (Vec::new(), Vec::new(), PolicyQuery::new(2));
+        loop {
+            let page = PolicyPage::read(&snapshot, &query);
+            assert_eq!(page.total, 5);
+            let Some((last, _)) = page.policies.last_key_value() else { break };
+            query.after = Some(last.clone());
+            left.push(page.left_out);
+            names.extend(page.policies.into_keys());
+        }
+        assert_eq!(left, [3, 1, 0]);
+        assert_eq!(names, all.policies.into_keys().collect::<Vec<_>>());
+        // After a name that is not there (any more), and after the last one.
+        query.after = Some("NetworkPolicy/shop/p2 ingress[7]".to_owned());
+        assert_eq!(PolicyPage::read(&snapshot, &query).policies.len(), 2);
+        query.after = Some("Z".to_owned());
+        assert!(PolicyPage::read(&snapshot, &query).policies.is_empty());
+    }
+}

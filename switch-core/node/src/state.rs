@@ -90,5 +90,6 @@ pub(crate) fn settings_of(config: &Config) -> Config {
         nodes: Vec::new(),
         routes: Vec::new(),
         bridges: Vec::new(),
+        zone: None,
     }
 }

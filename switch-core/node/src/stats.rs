@@ -8,7 +8,9 @@ use podswitch_core::action::DropReason;
 use podswitch_core::control::ControlPlane;
 use podswitch_core::id::PortId;
 use podswitch_core::snapshot::PortFacts;
+use podswitch_core::stats::NameCounters;
 use podswitch_core::worker::WorkerHandle;
+use podswitch_dns::{Rcode, type_name};
 use serde::{Deserialize, Serialize};
 
 use crate::policy_view;
@@ -64,6 +66,54 @@ pub struct Stats {
     /// Connections by Service port: `SERVICE PORT/PROTOCOL BACKEND` opened to that backend, or
     /// `departed` for backends that are gone, `rejected`, `dropped`.
     pub services: BTreeMap<String, u64>,
+    /// Name queries that workers answered, of this run.
+    pub dns: DnsStats,
+}
+
+/// Counters of name queries.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DnsStats {
+    /// The domain that is answered for; empty: none.
+    pub zone: String,
+    /// Answered queries by family (`ipv4`, `ipv6`) and type of the records asked for.
+    pub queries: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    /// Answers by response code.
+    pub rcodes: BTreeMap<&'static str, u64>,
+    /// Bytes of the queries, without headers.
+    pub query_bytes: u64,
+    /// Bytes of the answers, without headers.
+    pub answer_bytes: u64,
+    /// Answers that not all records fitted in.
+    pub truncated: u64,
+    /// Datagrams to the name server's Service that went to its backend.
+    pub passed: u64,
+}
+
+impl DnsStats {
+    /// Number of answered queries.
+    pub fn answered(&self) -> u64 {
+        self.rcodes.values().sum()
+    }
+
+    fn add(&mut self, counters: &NameCounters) {
+        for (family, counters) in ["ipv4", "ipv6"].into_iter().zip(&counters.queries) {
+            let types = NameCounters::TYPES.iter().map(|qtype| type_name(*qtype));
+            let types = types.chain(["other".to_owned()]);
+            for (name, counter) in types.zip(counters).filter(|(_, counter)| counter.get() > 0) {
+                *self.queries.entry(family).or_default().entry(name).or_default() += counter.get();
+            }
+        }
+        for (rcode, counter) in Rcode::ALL.iter().zip(&counters.rcodes) {
+            if counter.get() > 0 {
+                *self.rcodes.entry(rcode.name()).or_default() += counter.get();
+            }
+        }
+        self.query_bytes += counters.query_bytes.get();
+        self.answer_bytes += counters.answer_bytes.get();
+        self.truncated += counters.truncated.get();
+        self.passed += counters.passed.get();
+    }
 }
 
 /// Counters of one worker, of this run.
@@ -117,6 +167,9 @@ impl Stats {
             ..Self::default()
         };
         stats.read_workers(&workers, ports);
+        if let Some(names) = &control.snapshot().names {
+            stats.dns.zone = names.zone.settings().domain.to_string();
+        }
         stats
     }
 
@@ -163,6 +216,7 @@ impl Stats {
             self.kept += counters.kept.get();
             self.judged_again += counters.rederived.get();
             self.opened += counters.opened.get();
+            self.dns.add(&counters.names);
             let load = worker.load.read();
             self.busy_percent += 100.0 * load.busy_share();
             frames += load.frames;

@@ -1,4 +1,4 @@
-//! What a flow's packets get: a compiled [`Plan`] or a [`DropReason`]. Plain data.
+//! The result of the decision about a flow: a compiled [`Plan`] or a [`DropReason`]. Plain data.
 
 mod drop_reason;
 mod plan;

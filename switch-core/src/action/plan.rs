@@ -7,7 +7,7 @@ use podswitch_wire::flow_key::FlowKey;
 
 use crate::id::PortId;
 
-/// What a plan does besides setting MAC addresses, as bits.
+/// The actions of a plan besides setting MAC addresses, as bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct PlanFlags(pub u16);
@@ -35,9 +35,9 @@ impl PlanFlags {
     }
 }
 
-/// What is done with the packets of a flow. One cache line. Fields that `flags` does not require are
-/// zero (the tunnel source port: the lowest). If anything is translated, both addresses and both ports
-/// are set, including those that do not change.
+/// What is done with the packets of a flow. One cache line. Fields that `flags` does not require are zero (the tunnel
+/// source port: the lowest port). If anything is translated, both addresses and both ports are set, including those
+/// that do not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Plan {
@@ -55,7 +55,7 @@ pub struct Plan {
     pub out: PortId,
     /// Largest network-layer packet on the egress link, in bytes.
     pub mtu: u16,
-    /// What to do.
+    /// The actions of this plan.
     pub flags: PlanFlags,
     /// Index of the tunnel, for [`PlanFlags::ENCAP`].
     pub tunnel: u16,
@@ -108,10 +108,10 @@ impl Plan {
         self.flags.0 & (PlanFlags::SNAT.0 | PlanFlags::DNAT.0) != 0
     }
 
-    /// The plan that all flows to the same next hop share; `None` for a translated flow. The outer source
-    /// port is not a part: it follows from the key of a packet that is not translated. Nor is a tunnel's
-    /// MTU, which changes with path MTU discovery. It is 0 instead, so that no packet fits a plan with a
-    /// tunnel unless the tunnel itself is asked.
+    /// The plan that all flows to the same next hop share; `None` for a translated flow. It does not include the outer
+    /// source port, which follows from the key of a packet that is not translated. It does not include a tunnel's MTU
+    /// either, which changes with path MTU discovery: the field is 0, so that no packet fits a plan with a tunnel until
+    /// the tunnel's own MTU is read.
     pub fn shared(self) -> Option<Self> {
         let mtu = if self.flags.has(PlanFlags::ENCAP) { 0 } else { self.mtu };
         let source_port = SourcePort::from_hash(0);

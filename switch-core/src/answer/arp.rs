@@ -1,4 +1,4 @@
-//! ARP (RFC 826, RFC 5227): checks of what a neighbour claims, and proxy replies.
+//! ARP (RFC 826, RFC 5227): checks of a neighbour's claims, and proxy replies.
 //!
 //! Pods have /32 addresses, and the switch is their gateway. So the reply to a pod's request is
 //! always the gateway's MAC address.
@@ -18,7 +18,7 @@ use crate::packet::{Packet, Pool};
 /// Bytes of an ARP packet for IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// What happens to an ARP frame.
+/// The result of checking an ARP frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ArpVerdict {
     /// Consumed, and answered with [`reply`] on the port that it was received on.

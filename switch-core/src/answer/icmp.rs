@@ -1,11 +1,10 @@
 //! ICMP errors about packets that cannot be forwarded (RFC 792, RFC 1812 §4.3, RFC 4443), and replies
 //! to pings of the switch's own addresses.
 //!
-//! An error quotes the packet as the sender sent it, so it must be created before the packet is
-//! translated or its TTL decremented. A partial checksum (CHECKSUM_PARTIAL) is quoted as it is, like
-//! Linux does: no receiver verifies the layer-4 checksum of a quote, most quotes do not contain all
-//! that it covers, and computing it would make one small answer cost the sum over a 64 KiB GSO
-//! packet.
+//! An error quotes the packet as the sender sent it, so it must be created before the packet is translated or its TTL
+//! decremented. A partial checksum (CHECKSUM_PARTIAL) is quoted unchanged, as Linux does: no receiver verifies the
+//! layer-4 checksum of a quote, most quotes do not contain all the bytes that it covers, and to compute it for one
+//! small answer, the whole 64 KiB GSO packet would have to be summed.
 
 use std::net::IpAddr;
 
@@ -30,7 +29,7 @@ const INTERNETWORK_CONTROL: u8 = 0xc0;
 /// An ICMP error, for both families.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
-    /// TTL or hop limit used up in transit.
+    /// TTL or hop limit exceeded in transit.
     TimeExceeded,
     /// No route to the destination.
     NoRoute,
@@ -90,8 +89,7 @@ impl ErrorLimiter {
     /// Number of addresses that have a rate of their own.
     pub const ADDRESSES: usize = 1024;
 
-    /// A limiter with the rates above. With the hash key `secret` nobody can choose addresses that
-    /// share a bucket.
+    /// A limiter with the rates above. With the hash key `secret` nobody can choose addresses that share a bucket.
     pub fn new(secret: HashKey) -> Self {
         Self::with_rates(secret, Self::OVERALL, Self::EACH, Self::ADDRESSES)
     }

@@ -1,5 +1,5 @@
 //! Protocols that the switch answers itself: ARP, neighbour discovery, pings of the gateway, ICMP
-//! errors and TCP resets.
+//! errors, TCP resets and datagrams.
 //!
 //! Called by the engine on a worker's thread, on the slow path. The `check` functions decide about
 //! one received frame; the builders write one frame into a buffer of the worker's pool. Nothing here
@@ -12,6 +12,7 @@ pub mod nd;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
+pub mod udp;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

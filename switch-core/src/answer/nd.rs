@@ -1,5 +1,5 @@
-//! IPv6 neighbour discovery (RFC 4861) and multicast listener discovery: checks of what a neighbour
-//! claims, and proxy advertisements. None of it is forwarded.
+//! IPv6 neighbour discovery (RFC 4861) and multicast listener discovery: checks of a neighbour's claims, and proxy
+//! advertisements. None of it is forwarded.
 //!
 //! Pods have /128 addresses, link-local addresses chosen by their kernels, and the switch as their
 //! link-local gateway. So the answer to a pod's solicitation is always the gateway's MAC address. No
@@ -40,7 +40,7 @@ const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 /// Bytes of a neighbour advertisement with one link-layer address option.
 const ADVERTISEMENT: usize = 32;
 
-/// What happens to a frame of neighbour or multicast listener discovery.
+/// The result of checking a frame of neighbour or multicast listener discovery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NdVerdict {
     /// Consumed, and answered with [`advertise`] on the port that it was received on.
@@ -51,7 +51,7 @@ pub enum NdVerdict {
     Drop(DropReason),
 }
 
-/// What a consumed frame was.
+/// The type of a consumed frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NdKind {
     /// Duplicate address detection for the neighbour's own address. It gets no answer, so that the

@@ -31,7 +31,7 @@ pub(super) fn pool() -> Pool {
     Pool::new(PoolConfig { small: 4, large: 2 })
 }
 
-/// A pool whose buffers are full of junk, so that a byte that is not written shows.
+/// A pool whose buffers are full of junk, so that tests notice a byte that is not written.
 pub(super) fn dirty_pool() -> Pool {
     let mut pool = pool();
     for len in [Pool::SMALL, Pool::LARGE] {
@@ -47,7 +47,7 @@ pub(super) fn packet(frame: &[u8]) -> (Packet, Parsed) {
     (Packet::from_frame(frame), parsed)
 }
 
-/// An ARP frame as it stands on the wire.
+/// An ARP frame as it appears on the wire.
 pub(super) struct Arp {
     pub(super) eth_src: Mac,
     pub(super) eth_dst: Mac,
@@ -97,8 +97,8 @@ pub(super) fn icmp6(
     frame
 }
 
-/// The checksum that an ICMPv6 message behind 54 bytes must have, its field taken as zero;
-/// summed plainly after RFC 1071 and RFC 8200 §8.1.
+/// The checksum that an ICMPv6 message behind 54 bytes must have, with its field taken as zero. It
+/// is summed word by word as RFC 1071 and RFC 8200 §8.1 say.
 pub(super) fn icmp6_checksum(frame: &[u8]) -> u16 {
     let mut message = frame[54..].to_vec();
     message[2..4].fill(0);
@@ -109,7 +109,7 @@ pub(super) fn icmp6_checksum(frame: &[u8]) -> u16 {
     rfc1071(&pseudo)
 }
 
-/// Plain ones' complement sum of RFC 1071, inverted.
+/// Ones' complement sum of RFC 1071 word by word, inverted.
 pub(super) fn rfc1071(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {

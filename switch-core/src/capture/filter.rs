@@ -1,4 +1,4 @@
-//! Which frames a capture takes.
+//! The filter of a capture.
 
 use std::net::IpAddr;
 
@@ -9,35 +9,35 @@ use podswitch_wire::parse::{Fragment, Network, Parsed, parse};
 use crate::id::PortId;
 use crate::snapshot::Snapshot;
 
-/// The hash of a frame is of no use here.
+/// The filter does not use the hash of a frame.
 const ANY_KEY: HashKey = HashKey::new(0);
 /// Length of the VXLAN header (RFC 7348 §5).
 const VXLAN_LEN: usize = 8;
 
-/// Conditions that must all hold; without any, all frames are taken. Those on headers hold if they hold for the
-/// frame or, of a tunnel packet, for the inner frame. Each takes both directions.
+/// Conditions that must all hold; without conditions, all frames match. A condition on headers holds if it holds for
+/// the frame or, in a tunnel packet, for the inner frame. Conditions match both directions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureFilter {
-    /// The frame passes one of these ports, or one end has one of these addresses. A pod is its port and its
-    /// addresses.
+    /// The frame passes one of these ports, or its source or destination is one of these addresses. A pod is
+    /// represented by its port and its addresses.
     pub place: Option<(Vec<PortId>, Vec<IpAddr>)>,
-    /// One end has this address.
+    /// The source or destination is this address.
     pub host: Option<IpAddr>,
-    /// The ends have an address of the first and one of the second list.
+    /// One of the source and destination is in the first list, and the other in the second.
     pub between: Option<[Vec<IpAddr>; 2]>,
-    /// One end has this TCP, UDP or SCTP port.
+    /// The source or destination port is this TCP, UDP or SCTP port.
     pub port: Option<u16>,
     /// IP protocol number.
     pub protocol: Option<u8>,
 }
 
-/// The ends of a frame.
+/// Source and destination of a frame.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
     Ip(FlowKey),
-    /// Sender and target.
+    /// ARP sender and target.
     Arp(IpAddr, IpAddr),
-    /// Neither, or malformed.
+    /// Neither IP nor ARP, or malformed.
     None,
 }
 
@@ -58,11 +58,11 @@ impl Ends {
     }
 }
 
-/// What is read of a frame's headers.
+/// The header fields that the filter and the reader need.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Headers {
     outer: Ends,
-    /// Of the inner frame of a tunnel packet.
+    /// The source and destination of the inner frame of a tunnel packet.
     inner: Ends,
     /// TCP flags of the inner frame or, if there is none, of the frame itself.
     pub(super) tcp_flags: u8,
@@ -129,13 +129,13 @@ fn ends_of(frame: &[u8], parsed: &Parsed) -> Ends {
 }
 
 impl CaptureFilter {
-    /// Whether it depends on addresses or ports, which translation changes.
+    /// Whether the filter depends on addresses or ports, which translation changes.
     pub(super) fn depends_on_ends(&self) -> bool {
         let Self { place, host, between, port, protocol: _ } = self;
         place.is_some() || host.is_some() || between.is_some() || port.is_some()
     }
 
-    /// Whether a frame that passes `port` is taken.
+    /// Whether a frame that passes `port` matches.
     pub(super) fn takes(&self, port: PortId, headers: &Headers) -> bool {
         let at_port = self.place.as_ref().is_none_or(|(ports, _)| ports.contains(&port));
         [headers.outer, headers.inner].iter().any(|ends| self.takes_ends(at_port, ends))
@@ -160,7 +160,8 @@ impl CaptureFilter {
     }
 }
 
-/// Whether one end has this port. ICMP's identifiers are in the same fields.
+/// Whether the source or destination port is this one. ICMP keys hold identifiers in the same fields, so the protocol
+/// is checked.
 fn has_port(key: &FlowKey, port: u16) -> bool {
     matches!(key.proto, proto::TCP | proto::UDP | proto::SCTP)
         && (key.src_port == port || key.dst_port == port)

@@ -1,4 +1,4 @@
-//! What to capture, and what a capture has of each frame.
+//! The options of a capture, and the facts that it records about each frame.
 
 use std::sync::Arc;
 
@@ -12,41 +12,42 @@ use crate::records::{DropRecord, RawDrop};
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
-/// What to capture.
+/// The options of a capture.
 #[derive(Clone, Debug)]
 pub struct CaptureOptions {
-    /// Which frames.
+    /// The filter.
     pub filter: CaptureFilter,
-    /// Most bytes to keep of each frame.
+    /// Maximum number of bytes to keep of each frame.
     pub snap_len: usize,
     /// Only received frames that were dropped.
     pub drops_only: bool,
 }
 
 impl Default for CaptureOptions {
-    /// All frames, whole.
+    /// All frames, in full length.
     fn default() -> Self {
         Self { filter: CaptureFilter::default(), snap_len: usize::MAX, drops_only: false }
     }
 }
 
-/// What became of a captured frame.
+/// The result of processing a captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fate {
-    /// Received, and sent by this port (the last one of several).
+    /// Received, and sent by this port (the last one if there are several).
     Forwarded(PortId),
     /// Received, and dropped.
     Dropped(Box<DropRecord>),
-    /// Received, and taken by the switch itself: ARP, neighbour discovery, echo to the gateway.
+    /// Received, and consumed by the switch itself: ARP, neighbour discovery, pings of the gateway.
     Consumed,
-    /// A fragment that was received, and is held until its datagram is complete.
+    /// A received fragment that is held until its datagram is complete.
     Held,
-    /// Sent. Received by `ingress` before, unless the switch itself originated it.
+    /// Sent. It was received by `ingress` before, unless the switch itself originated it.
     Sent {
-        /// Received, a copy of a received frame, or originated by the switch.
+        /// How the sent frame came into being: received, a copy of a received frame, or originated
+        /// by the switch.
         origin: Origin,
-        /// The port that it was received by.
+        /// The port on which it was received.
         ingress: PortId,
     },
 }
@@ -57,7 +58,7 @@ pub enum Fate {
 pub struct CapturedFrame {
     /// The worker that received or sent it.
     pub worker: usize,
-    /// Start of the poll that received or sent it.
+    /// Start of the poll in which it was received or sent.
     pub time: Instant,
     /// The port that received or sent it.
     pub port: PortId,
@@ -65,22 +66,22 @@ pub struct CapturedFrame {
     pub direction: Direction,
     /// Length of the frame in bytes.
     pub original_len: u32,
-    /// Its addresses, protocol and ports, of a tunnel packet those of the inner frame. `None`: not IP, or
-    /// malformed.
+    /// Addresses, protocol and ports; for a tunnel packet those of the inner frame. `None`: not IP,
+    /// or malformed.
     pub key: Option<FlowKey>,
-    /// TCP flags, of the same frame.
+    /// TCP flags of the same frame.
     pub tcp_flags: u8,
-    /// It has the outer headers of the tunnel.
+    /// The frame has the outer headers of the tunnel.
     pub is_tunnel: bool,
     /// Its first bytes, up to the capture's limit.
     pub frame: Vec<u8>,
-    /// The state that it was evaluated with.
+    /// The snapshot with which it was evaluated.
     pub snapshot: Arc<Snapshot>,
-    /// What became of it.
+    /// The result of processing it.
     pub fate: Fate,
 }
 
-/// What became of a frame, as a worker writes it down.
+/// The result of processing a frame, as a worker records it.
 #[derive(Debug)]
 pub(super) enum RawFate {
     Unknown,

@@ -1,19 +1,19 @@
-//! Packet capture of a running switch: copies of frames, with what became of each.
+//! Packet capture of a running switch: copies of frames, with the result of processing each.
 //!
 //! ```text
-//! worker: received burst -> copies of frames that the filter takes, tagged by burst and place
+//! worker: received burst -> copies of frames that the filter matches, tagged by burst and index
 //!         engine         -> a dropped frame's tag finds its copy: the reason
 //!         transmission   -> a sent frame's tag finds its copy: forwarded; the sent frame is copied, too
-//!         end of poll    -> a bounded queue; what does not fit is lost, and counted
+//!         end of poll    -> a bounded queue; copies that do not fit are lost, and counted
 //! reader: queues of all workers -> CapturedFrame, with the snapshot that the frame was evaluated with
 //! ```
 //!
-//! Off, it costs a worker one branch a burst. On, frames are copied on the worker's thread into buffers that the
-//! reader gives back; a worker never waits for the reader. One capture runs at a time; it ends when its
-//! [`CaptureReader`] is dropped.
+//! While no capture runs, it costs a worker one branch per burst. While one runs, frames are copied on the worker's
+//! thread into buffers that the reader returns; a worker never waits for the reader. One capture runs at a time; it
+//! ends when its [`CaptureReader`] is dropped.
 //!
-//! Frames are shown as ports pass them: GSO packets whole, with partial checksums, tunnel packets with their
-//! outer headers.
+//! Frames are captured as ports receive and send them: GSO packets unsegmented, with partial checksums, and tunnel
+//! packets with their outer headers.
 
 mod filter;
 mod frame;

@@ -1,4 +1,4 @@
-//! The way of copies from a worker to the reader: bounded in number and in bytes.
+//! The queue of copies from a worker to the reader, bounded in number and in bytes.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -6,16 +6,16 @@ use crossbeam::queue::ArrayQueue;
 
 use super::frame::Copy;
 
-/// Copies that a worker may be ahead of the reader.
+/// Maximum number of copies in a queue.
 const COPIES: usize = 4096;
-/// Bytes of frames that it may be ahead.
+/// Maximum bytes of frames in a queue.
 const BYTES: usize = 16 << 20;
 
 /// One worker's queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
     copies: ArrayQueue<Copy>,
-    /// Buffers to use again.
+    /// Buffers to be reused.
     spare: ArrayQueue<Vec<u8>>,
     bytes: AtomicUsize,
     lost: AtomicU64,
@@ -38,15 +38,15 @@ impl Queue {
         buffer
     }
 
-    /// Takes a buffer back. It is freed if there are enough, or if it is one for GSO packets: they would add up
-    /// to more than is queued.
+    /// Takes a buffer back. The buffer is freed if there are enough, or if it was made for a GSO packet: such buffers
+    /// would take more memory than the queue may hold.
     pub(super) fn recycle(&self, buffer: Vec<u8>) {
         if buffer.capacity() <= BYTES / COPIES {
             let _ = self.spare.push(buffer);
         }
     }
 
-    /// Queues a copy, or loses it if there is no room.
+    /// Queues a copy. If there is no room, the copy is lost and counted.
     pub(super) fn push(&self, copy: Copy) {
         let len = copy.frame.len();
         if self.bytes.load(Relaxed) + len > BYTES {
@@ -71,7 +71,7 @@ impl Queue {
         Some(copy)
     }
 
-    /// How many copies there are now.
+    /// The number of copies in the queue now.
     pub(super) fn len(&self) -> usize {
         self.copies.len()
     }

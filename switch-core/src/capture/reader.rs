@@ -9,17 +9,17 @@ use crate::records::record;
 use crate::snapshot::Snapshot;
 use crate::worker::{Command, WorkerHandle};
 
-/// Reads what the workers capture, on any thread. The capture ends when it is dropped.
+/// Reads the frames that the workers capture, on any thread. The capture ends when the reader is dropped.
 #[derive(Debug)]
 pub struct CaptureReader {
     id: u64,
     workers: Vec<(Arc<WorkerHandle>, Arc<Queue>)>,
-    /// Says that this capture has not ended.
+    /// Keeps the capture marked as running.
     _running: Arc<()>,
 }
 
 impl CaptureReader {
-    /// Begins capture `id` on these workers. It has not ended as long as `running` has a second owner.
+    /// Begins capture `id` on these workers. It runs as long as `running` has a second owner.
     pub(crate) fn start(
         id: u64,
         running: Arc<()>,
@@ -36,17 +36,17 @@ impl CaptureReader {
         Self { id, workers: workers.collect(), _running: running }
     }
 
-    /// Reads what was captured until now, in order of time.
+    /// Reads the frames captured so far, in order of time.
     pub fn read(&mut self, mut each: impl FnMut(&CapturedFrame)) {
         let mut copies = Vec::new();
         for (index, (_, queue)) in self.workers.iter().enumerate() {
-            // No more than were there: a worker may be faster than this.
+            // Reads only the copies that are in the queue now: a worker may be faster than this loop.
             for _ in 0..queue.len() {
                 let Some(copy) = queue.pop() else { break };
                 copies.push((index, copy));
             }
         }
-        // Stable: of one time, a worker's order is kept.
+        // Stable sort: frames of one worker with the same time keep their order.
         copies.sort_by_key(|(_, copy)| copy.time);
         for (worker, copy) in copies {
             let frame = captured(worker, copy);
@@ -55,7 +55,7 @@ impl CaptureReader {
         }
     }
 
-    /// Frames that were lost until now, since the reader is too slow.
+    /// The number of frames lost so far because the reader is too slow.
     pub fn lost(&self) -> u64 {
         self.workers.iter().map(|(_, queue)| queue.lost()).sum()
     }

@@ -1,4 +1,4 @@
-//! A worker's side of a capture.
+//! The worker's side of a capture.
 
 use std::mem::{replace, take};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::records::RawDrop;
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
-/// Sent frames that wait for the end of a poll.
+/// Maximum number of sent frames that are held until the end of a poll.
 const OUTBOUND: usize = 1024;
 
 /// Numbers of captured bursts. All workers and captures of the process share them: a fragment may be held by one worker
@@ -23,7 +23,7 @@ const OUTBOUND: usize = 1024;
 static BURSTS: AtomicU32 = AtomicU32::new(0);
 
 fn next_burst() -> u32 {
-    // Tags have 26 bits for it, and 0 is none. A number comes again after 67 million bursts.
+    // Tags have 26 bits for the number, and 0 means none. A number repeats after 67 million bursts.
     match BURSTS.fetch_add(1, Relaxed) % (1 << 26) {
         0 => 1,
         number => number,
@@ -32,27 +32,28 @@ fn next_burst() -> u32 {
 
 /// See the module's description.
 pub(super) struct WorkerTap {
-    /// Which capture.
+    /// Number of the capture.
     id: u64,
     queue: Arc<Queue>,
     options: CaptureOptions,
-    /// The state that frames are evaluated with now.
+    /// The snapshot with which frames are evaluated now.
     snapshot: Arc<Snapshot>,
-    /// Number of the current burst: no other burst of any worker has had it for a long time. 0: there is none.
+    /// Number of the current burst, unused by any other burst of any worker for a long time. 0: there is no current
+    /// burst.
     burst: u32,
-    /// Copies of the current burst's frames, by place in the burst.
+    /// Copies of the current burst's frames, by index in the burst.
     inbound: [Option<Copy>; BATCH],
-    /// Which of them are captured, a bit each. Others wait for where they go: what a Service's backend answers has the
-    /// Service's address only when it is sent.
+    /// Bit set of the frames that match the filter. The others are kept until they are sent: the reply of a Service's
+    /// backend has the Service's address only after translation.
     taken: u64,
     has_inbound: bool,
     /// Copies of frames that were sent since the last burst was received.
     outbound: Vec<Copy>,
-    /// Copies of frames that a port is about to send, with their places in the burst and their tags.
+    /// Copies of frames that a port is about to send, with their index in the burst and their tags.
     sending: Vec<(usize, u32, Copy)>,
 }
 
-/// Which packet of a burst a tag is of.
+/// The index in its burst of the packet with this tag.
 fn place(tag: u32) -> usize {
     tag as usize % BATCH
 }
@@ -88,7 +89,8 @@ impl WorkerTap {
         self.is_current(tag) && self.taken >> place(tag) & 1 == 1
     }
 
-    /// Copies a frame if the filter takes it, or if it is `wanted` anyway. Returns whether the filter takes it.
+    /// Copies a frame if the filter matches, or if it is `wanted` for another reason. Returns whether the filter
+    /// matches.
     fn copy(
         &self,
         (now, port): (Instant, PortId),
@@ -151,7 +153,7 @@ impl Tap for WorkerTap {
         let tag = drop.trace.tag;
         if self.is_current(tag) {
             if let Some(copy) = &mut self.inbound[place(tag)] {
-                // A frame that a port did not accept has gone from its buffer; its copy is still here.
+                // If a port did not accept a frame, its buffer has been freed. Its copy is still here.
                 let frame = drop.frame.unwrap_or(&copy.frame);
                 copy.fate = dropped(drop, frame, &copy.snapshot);
             }
@@ -220,13 +222,13 @@ impl Tap for WorkerTap {
         for copy in self.outbound.drain(..) {
             self.queue.push(copy);
         }
-        // What is dropped from now on was held.
+        // Frames dropped from now on were held fragments.
         self.burst = 0;
     }
 }
 
-/// The fate of a dropped frame. `frame`: its bytes; `snapshot`: that of its burst, which the engine does not know any
-/// more where a port refuses the frame.
+/// The fate of a dropped frame. `frame`: its bytes. `snapshot`: the snapshot of its burst, which the engine no longer
+/// knows when a port refuses the frame.
 fn dropped(drop: &Dropped<'_>, frame: &[u8], snapshot: &Snapshot) -> RawFate {
     let (mut raw, frame) = RawDrop::new(&Dropped {
         trace: drop.trace,

@@ -1,4 +1,4 @@
-//! Pods, and which object has what several claim.
+//! Pods, and the precedence among objects that claim the same address or port.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ pub struct Endpoint {
     pub workload: Workload,
     /// The node that it is on.
     pub node: Arc<str>,
-    /// How it is attached, if it is on this node and attached here.
+    /// Its attachment, if it is on this node and attached here.
     pub attachment: Option<Attachment>,
-    /// Which pod has an address or a port that several claim.
+    /// Decides which pod gets an address or port that several claim.
     pub precedence: Precedence,
 }
 
@@ -29,20 +29,21 @@ pub struct Attachment {
     pub port: PortId,
     /// The pod's MAC address.
     pub mac: Mac,
-    /// Largest network-layer packet that the pod takes, in bytes.
+    /// Largest network-layer packet that the pod accepts, in bytes.
     pub mtu: u16,
 }
 
-/// Which of several objects has an address, a range or a port that all of them claim: the one with
-/// the greatest precedence, by the fields in their order. Among equals it is the one whose name
-/// sorts first, so that the outcome never depends on the order in which objects came.
+/// Decides which of several objects gets an address, a range or a port that all of them claim. The
+/// one with the greatest precedence gets it; the fields are compared in their order. Among equals
+/// it is the one whose name sorts first, so that the result never depends on the order in which
+/// objects arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Precedence {
     /// Not being deleted (Kubernetes: no `deletionTimestamp`).
     pub living: bool,
     /// Known to run (Kubernetes: a pod in phase Running, a node that is Ready).
     pub running: bool,
-    /// When it was created, in seconds since any fixed time: the newer one goes first.
+    /// Creation time in seconds since any fixed time: the newer object has precedence.
     pub created: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::id::Cookie;
 
-/// One thing that is wrong with one object.
+/// One error of one object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field}: {reason}")]
 pub struct ConfigError {
@@ -10,6 +10,6 @@ pub struct ConfigError {
     pub object: Cookie,
     /// Path of the field within it.
     pub field: String,
-    /// What is wrong.
+    /// The reason.
     pub reason: String,
 }

@@ -20,16 +20,16 @@ pub struct LocalNode {
     pub labels: Labels,
     /// Its own addresses (InternalIP). The first of each family is its VTEP's.
     pub addresses: Vec<IpAddr>,
-    /// Further addresses of the node itself: ExternalIPs, those of its interfaces. It has host ports
-    /// there, too, and for its own processes at 127.0.0.1.
+    /// Further addresses of the node itself: ExternalIPs, addresses of its interfaces. Host ports
+    /// are reachable there, too, and for the node's own processes also at 127.0.0.1.
     pub local_addresses: Vec<IpAddr>,
-    /// Ranges that its pods' addresses come from.
+    /// Ranges from which its pods' addresses are allocated.
     pub pod_cidrs: Vec<Cidr>,
     /// MAC addresses of its VTEPs.
     pub vtep: VtepMac,
-    /// MAC address of its underlay interface, as far as captures go.
+    /// MAC address of its underlay interface. Used in captures only.
     pub underlay_mac: Mac,
-    /// What pods see as their gateway.
+    /// The gateway that pods see.
     pub gateway: Gateway,
     /// Source ports on the node's addresses for masqueraded clients (S8). The caller keeps them
     /// from the node's own sockets (T-N1). The same on all nodes.
@@ -41,7 +41,7 @@ pub struct LocalNode {
 pub const NAT_PORTS: RangeInclusive<u16> = 44_000..=65_535;
 
 impl LocalNode {
-    /// Its zone, if it says so (label `topology.kubernetes.io/zone`).
+    /// Its zone, if it has one (label `topology.kubernetes.io/zone`).
     pub fn zone(&self) -> Option<&str> {
         self.labels.get("topology.kubernetes.io/zone")
     }
@@ -103,15 +103,16 @@ pub struct RemoteNode {
     pub name: Arc<str>,
     /// Its labels.
     pub labels: Labels,
-    /// Its addresses (InternalIP). The first of each family is its VTEP's, and no other node's.
+    /// Its addresses (InternalIP). The first of each family is its VTEP's, and no other node has
+    /// that address.
     pub addresses: Vec<IpAddr>,
-    /// Ranges that its pods' addresses come from. No other node has one of them.
+    /// Ranges from which its pods' addresses are allocated. No other node has the same range.
     pub pod_cidrs: Vec<Cidr>,
     /// MAC addresses of its VTEPs.
     pub vtep: VtepMac,
-    /// MAC address of its underlay interface, as far as captures go.
+    /// MAC address of its underlay interface. Used in captures only.
     pub underlay_mac: Mac,
-    /// Which node has an address, range or VTEP MAC address that several claim.
+    /// Decides which node gets an address, range or VTEP MAC address that several claim.
     pub precedence: Precedence,
 }
 

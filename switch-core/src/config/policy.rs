@@ -1,4 +1,4 @@
-//! Policies that cannot be taken as they were written.
+//! Policies that cannot be applied as written.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use podswitch_policy::rule::{ClusterNetworkPolicy, NetworkPolicy};
 
 use super::ConfigError;
 
-/// A policy that could not be taken as it was written. It never opens anything: the last version
-/// that was in force stays; if there was none, the pods that it selects are isolated in the
+/// A policy that could not be applied as written. It never allows anything: the last version that
+/// was in force stays in force. If there was none, the pods that it selects are isolated in the
 /// directions that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusedPolicy {
     /// A NetworkPolicy.
     Network {
-        /// What is in force if there is no last good version; its rules are not looked at. The
-        /// pods it selects: every pod of its namespace if its selector could not be read.
+        /// The policy in force if there is no last valid version. Its rules are ignored. It selects
+        /// every pod of its namespace if its selector could not be read.
         policy: Arc<NetworkPolicy>,
-        /// What is wrong with it. `object` is the policy's cookie.
+        /// The error. `object` is the policy's cookie.
         error: ConfigError,
     },
     /// A ClusterNetworkPolicy.
     Cluster {
         /// As for a NetworkPolicy.
         policy: Arc<ClusterNetworkPolicy>,
-        /// What is wrong with it. `object` is the policy's cookie.
+        /// The error. `object` is the policy's cookie.
         error: ConfigError,
     },
 }

@@ -6,7 +6,7 @@ use podswitch_wire::addr::Mac;
 
 use crate::id::PortId;
 
-/// What a port is for.
+/// The role of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
     /// The port.
@@ -24,21 +24,22 @@ pub enum PortRole {
     Host {
         /// MAC address of the node's end.
         mac: Mac,
-        /// Largest network-layer packet that the node takes, in bytes.
+        /// Largest network-layer packet that the node accepts, in bytes.
         mtu: u16,
     },
-    /// The underlay is behind it: frames are raw Ethernet, with the tunnel's outer headers. At
-    /// most one port carries the tunnel, and at most one the other traffic; one may do both.
+    /// The underlay is behind it: frames are raw Ethernet, with the tunnel's outer headers. At most
+    /// one port carries the tunnel, and at most one port carries other traffic; one port may do
+    /// both.
     Uplink {
         /// MAC address of the node on the underlay.
         mac: Mac,
-        /// Largest network-layer packet of the underlay, in bytes. The tunnel takes 50 of them
-        /// over IPv4, 70 over IPv6.
+        /// Largest network-layer packet of the underlay, in bytes. The tunnel's headers take 50
+        /// bytes of it over IPv4, 70 over IPv6.
         mtu: u16,
-        /// Tunnel packets come and go by it.
+        /// The port receives and sends tunnel packets.
         tunnel: bool,
-        /// Off-cluster clients of Services come in by it; next hops and, without a tunnel, other
-        /// nodes are behind it.
+        /// The port receives packets of off-cluster clients of Services. Next hops and, without a
+        /// tunnel, other nodes are behind it.
         direct: bool,
     },
     /// Member of a bridge domain.
@@ -55,7 +56,7 @@ pub enum PortRole {
 pub struct Vlans {
     /// VLAN of untagged frames, which leave untagged again. `None`: untagged frames are dropped.
     pub untagged: Option<u16>,
-    /// VLANs whose frames come and go tagged.
+    /// VLANs whose frames are received and sent tagged.
     pub tagged: Vec<u16>,
 }
 
@@ -77,8 +78,8 @@ impl Default for Vlans {
 pub struct BridgeDomain {
     /// The name by which ports refer to it.
     pub name: Arc<str>,
-    /// Seconds after which a learnt address is forgotten if it was not seen again.
+    /// Seconds after which a learned address is forgotten if it was not seen again.
     pub ageing_secs: u32,
-    /// The most addresses learnt from one port.
+    /// Maximum number of addresses learned from one port.
     pub learn_limit: u32,
 }

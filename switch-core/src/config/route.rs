@@ -7,7 +7,7 @@ use podswitch_wire::cidr::Cidr;
 /// A route beyond pods and nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Destination. No two routes have the same.
+    /// Destination. No two routes have the same destination.
     pub destination: Cidr,
     /// Equal-cost next hops.
     pub next_hops: Vec<NextHop>,
@@ -21,6 +21,6 @@ pub enum NextHop {
     /// A router on the direct uplink, whose MAC address is known; the node's own stack where there
     /// is no such uplink.
     Via(IpAddr),
-    /// Dropped, with its reason.
+    /// Packets are dropped with this reason.
     Blackhole,
 }

@@ -1,4 +1,4 @@
-//! The overlay, as it is configured.
+//! The configuration of the overlay.
 
 use podswitch_vxlan::header::Vni;
 use podswitch_vxlan::template::{Dscp, PORT};
@@ -6,7 +6,7 @@ use podswitch_vxlan::template::{Dscp, PORT};
 /// How other nodes' pods are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelConfig {
-    /// Through a tunnel or beside it.
+    /// Through a tunnel or without one.
     pub routing: Routing,
     /// VXLAN network identifier, the same on all nodes.
     pub vni: Vni,
@@ -14,9 +14,9 @@ pub struct TunnelConfig {
     pub port: u16,
     /// DSCP of tunnel packets (RFC 2983). ECN is always the inner packet's (RFC 6040).
     pub dscp: Dscp,
-    /// Which family the tunnel runs over between nodes that have addresses of both.
+    /// The family over which the tunnel runs between nodes that have addresses of both.
     pub underlay: Underlay,
-    /// Take tunnel packets without UDP checksum over IPv6 (RFC 6935 §5).
+    /// Accept tunnel packets without UDP checksum over IPv6 (RFC 6935 §5).
     pub ipv6_zero_checksum: bool,
 }
 
@@ -39,21 +39,21 @@ pub enum Routing {
     /// Through VXLAN.
     #[default]
     Vxlan,
-    /// As they are, to the node's MAC address: all nodes are on one segment. By the direct
-    /// uplink; by the node's own routes where there is none.
+    /// Unencapsulated, to the node's MAC address: all nodes are on one segment. By the direct
+    /// uplink, or by the node's own routes if there is none.
     HostGw,
 }
 
-/// The family of the underlay, where two nodes have both in common; else it is the one that they have
-/// in common. Between nodes that both have a second VTEP for IPv6 ([`VtepMac`](super::VtepMac)) it
-/// is always [`Inner`](Self::Inner).
+/// The family of the underlay between two nodes that have both families in common; otherwise it is
+/// the family that they have in common. Between nodes that both have a second VTEP for IPv6
+/// ([`VtepMac`](super::VtepMac)) it is always [`Inner`](Self::Inner).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underlay {
-    /// IPv4 if there is.
+    /// IPv4 if both nodes have it.
     #[default]
     Ipv4First,
-    /// IPv6 if there is.
+    /// IPv6 if both nodes have it.
     Ipv6First,
-    /// That of the inner packet: each family has its own tunnel.
+    /// The family of the inner packet: each family has its own tunnel.
     Inner,
 }

@@ -5,20 +5,20 @@ use std::sync::{Arc, Weak};
 use super::{ControlError, ControlPlane};
 use crate::capture::{CaptureOptions, CaptureReader};
 
-/// The captures until now.
+/// The captures started so far.
 #[derive(Debug, Default)]
 pub(super) struct Captures {
-    /// How many.
+    /// Their number.
     started: u64,
-    /// The last one, as long as it runs.
+    /// The last one, while it runs.
     running: Weak<()>,
 }
 
 impl ControlPlane {
-    /// Begins a [capture](crate::capture) on all workers that there are. It ends when its reader is dropped.
+    /// Begins a [capture](crate::capture) on all workers that exist. It ends when its reader is dropped.
     ///
     /// # Errors
-    /// Another capture runs.
+    /// Another capture is running.
     pub fn capture(&mut self, options: &CaptureOptions) -> Result<CaptureReader, ControlError> {
         if self.is_capturing() {
             return Err(ControlError::Capturing);
@@ -31,7 +31,7 @@ impl ControlPlane {
         Ok(CaptureReader::start(id, running, workers, options, &self.snapshots.load_full()))
     }
 
-    /// Whether a capture runs.
+    /// Whether a capture is running.
     pub fn is_capturing(&self) -> bool {
         self.captures.running.strong_count() > 0
     }

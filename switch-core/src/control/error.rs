@@ -18,23 +18,23 @@ pub enum ControlError {
     Open {
         /// The device.
         name: String,
-        /// Which worker's end.
+        /// Index of the worker.
         worker: usize,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A worker could not be made.
     #[error("cannot start worker {worker}: {source}")]
     Worker {
-        /// Which.
+        /// Index of the worker.
         worker: usize,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The workers did not acknowledge in time.
     #[error("epoch {0} was not acknowledged by every worker in time")]
     NotAcknowledged(Epoch),
-    /// There is one capture at a time.
+    /// Only one capture can run at a time.
     #[error("another capture is running, and there can be one at a time")]
     Capturing,
 }

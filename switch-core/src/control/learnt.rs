@@ -1,4 +1,4 @@
-//! What the switch has learnt and a process after it can go on with, by names that outlive the process.
+//! Learned state that the next process can use, with names that stay valid after a restart.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,23 +23,23 @@ pub struct AffinityPin {
     pub client: IpAddr,
     /// Its backend.
     pub backend: SocketAddr,
-    /// Seconds until it is given up, if the client opens no other connection.
+    /// Seconds until the affinity expires, if the client opens no other connection.
     pub left: u32,
 }
 
-/// The path MTU to another node's VTEP, learnt from ICMP errors (T-O7).
+/// The path MTU to another node's VTEP, learned from ICMP errors (T-O7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearntMtu {
     /// Address of the VTEP.
     pub vtep: IpAddr,
     /// The path's MTU, in bytes.
     pub mtu: u16,
-    /// Seconds until a larger one is tried.
+    /// Seconds until the path MTU expires and a larger one can be found.
     pub left: u64,
 }
 
 impl ControlPlane {
-    /// The clients that have affinity to a backend now, at most `most`.
+    /// Up to `most` clients that have affinity to a backend now.
     pub fn affinity(&self, most: usize) -> Vec<AffinityPin> {
         let snapshot = self.snapshots.load();
         let mut names: HashMap<ServicePortId, (&Arc<str>, &Arc<str>, Protocol)> = HashMap::new();
@@ -59,8 +59,9 @@ impl ControlPlane {
         pins
     }
 
-    /// Gives clients of an earlier process their affinity again, unless they have one already. Service ports that the
-    /// state in force does not have are left out; a backend that is gone is noticed when the client comes.
+    /// Restores the affinity of clients from an earlier process, unless they have a newer one. Service ports that do
+    /// not exist in the state in force are left out. If the backend no longer exists, this is noticed when the client
+    /// opens a connection.
     pub fn restore_affinity(&self, pins: &[AffinityPin]) {
         let snapshot = self.snapshots.load();
         let mut ids: HashMap<(&str, &str, Protocol), (ServicePortId, u32)> = HashMap::new();
@@ -78,7 +79,7 @@ impl ControlPlane {
         }
     }
 
-    /// The path MTUs to other nodes that were learnt and have not expired.
+    /// The learned path MTUs to other nodes that have not expired.
     pub fn path_mtus(&self) -> Vec<LearntMtu> {
         let (snapshot, now) = (self.snapshots.load(), self.clock.now());
         let tunnels = &snapshot.tunnels;
@@ -89,8 +90,8 @@ impl ControlPlane {
         learnt.collect()
     }
 
-    /// Uses path MTUs that an earlier process has learnt, where none was learnt since. VTEPs that the state in force does
-    /// not have are left out. Smaller ones than an underlay may have are raised, as those of ICMP errors are.
+    /// Uses path MTUs that an earlier process learned, unless a newer one is known. VTEPs that do not exist in the
+    /// state in force are left out. Values below the minimum are raised to it, as for ICMP errors.
     pub fn restore_path_mtus(&self, learnt: &[LearntMtu]) {
         let (snapshot, now) = (self.snapshots.load(), self.clock.now());
         let by_vtep: HashMap<IpAddr, &LearntMtu> = learnt.iter().map(|l| (l.vtep, l)).collect();
@@ -106,7 +107,7 @@ impl ControlPlane {
         }
     }
 
-    /// The second of the switch's clock.
+    /// The current second of the switch's clock.
     fn now(&self) -> u32 {
         self.clock.now().as_secs() as u32
     }

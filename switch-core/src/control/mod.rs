@@ -1,4 +1,4 @@
-//! The control plane: desired state in, snapshots out; ports and workers.
+//! The control plane: takes the desired state and publishes snapshots; manages ports and workers.
 //!
 //! Compiles off the packet cores, publishes with one swap, and frees retired snapshots itself
 //! once every worker has acknowledged a later one. Used by one thread; no worker ever waits for
@@ -36,7 +36,7 @@ use crate::engine::Shared;
 use crate::flow::connection::ConnectionInfo;
 use crate::id::Epoch;
 use crate::publish::{Mode, Publisher, Request};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Names, Snapshot};
 use crate::time::Clock;
 use crate::worker::Command;
 
@@ -53,8 +53,19 @@ pub struct ControlPlane {
     publisher: Publisher,
     epoch: Epoch,
     captures: Captures,
-    /// For the next process.
+    /// The memory for the next process.
     memory: Option<restore::Memory>,
+}
+
+/// Reads the snapshot in force, from any thread.
+#[derive(Clone, Debug)]
+pub struct Snapshots(Arc<ArcSwap<Snapshot>>);
+
+impl Snapshots {
+    /// The names that the switch answers for now.
+    pub fn names(&self) -> Option<Arc<Names>> {
+        self.0.load().names.clone()
+    }
 }
 
 impl core::fmt::Debug for ControlPlane {
@@ -99,11 +110,11 @@ impl ControlPlane {
         Ok(self.publish(Request::Whole(config), Mode::Strict)?.epoch)
     }
 
-    /// Puts changes of single objects in force, all or none of them; of two for one name the last
-    /// counts. As [`apply`](Self::apply), but the cost depends on the changes only.
+    /// Applies changes of single objects, all or none of them. If two changes name the same object,
+    /// the last one is used. As [`apply`](Self::apply), but the cost depends on the changes only.
     ///
     /// # Errors
-    /// All errors that the changes cause. None of them is applied.
+    /// All errors that the changes cause. No change is applied then.
     pub fn update(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<Epoch, Refused> {
         let changes = Request::Changes(changes.into_iter().collect());
         Ok(self.publish(changes, Mode::Strict)?.epoch)
@@ -111,7 +122,7 @@ impl ControlPlane {
 
     /// As [`apply`](Self::apply), but invalid objects are left out and the rest is published, with
     /// one swap. They stay part of the desired state: the publish that removes the reason puts them
-    /// in force. So what is in force depends only on the desired state, not on the order of
+    /// in force. So the state in force depends only on the desired state, not on the order of
     /// changes, with one exception: the last valid version of an invalid policy stays in force. See
     /// [`Effect`].
     ///
@@ -160,7 +171,7 @@ impl ControlPlane {
         Ok(published)
     }
 
-    /// Frees snapshots that no worker holds any more.
+    /// Frees snapshots that no worker uses any more.
     fn reclaim(&mut self) {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
@@ -168,6 +179,11 @@ impl ControlPlane {
     /// The snapshot in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.load_full()
+    }
+
+    /// For other threads: the snapshot in force at the time.
+    pub fn snapshots(&self) -> Snapshots {
+        Snapshots(self.snapshots.clone())
     }
 
     /// The switch's clock, which its workers use too.
@@ -190,13 +206,14 @@ impl ControlPlane {
         service_counts::read(&self.snapshots.load().services)
     }
 
-    /// As [`service_counts`](Self::service_counts), summed over all backends: their number has no bound.
+    /// As [`service_counts`](Self::service_counts), summed over all backends, because their number
+    /// is not bounded.
     pub fn service_totals(&self) -> Vec<ServiceTotal> {
         service_counts::totals(&self.snapshots.load().services)
     }
 
-    /// Adds what an earlier process has counted to the counts of the policies and Services of the state in force, by name.
-    /// Objects that are gone are left out.
+    /// Adds the counts of an earlier process to the counts of the policies and Services in force,
+    /// by name. Objects that no longer exist are left out.
     pub fn restore_counts(&self, policies: &[PolicyCount], services: &[ServiceCount]) {
         let snapshot = self.snapshots.load();
         policy_counts::restore(&snapshot, policies);
@@ -208,8 +225,9 @@ impl ControlPlane {
         self.publisher.health_checks()
     }
 
-    /// Every live connection. Packets and bytes of those that are neither TCP nor translated may be
-    /// up to about ten seconds old: each worker counts them and reports periodically.
+    /// Every live connection. The counts of packets and bytes of connections that are neither TCP
+    /// nor translated may be up to about ten seconds old: each worker counts them in its own table
+    /// and reports periodically.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut list = Vec::new();
         self.shared.tracker.list(|info| list.push(info));

@@ -1,4 +1,4 @@
-//! How a switch is set up, before it has any state.
+//! Options of a switch, set before it has any state.
 
 use core_affinity::CoreId;
 use podswitch_wire::flow_key::HashKey;
@@ -6,10 +6,10 @@ use podswitch_wire::flow_key::HashKey;
 use crate::engine::Limits;
 use crate::packet::PoolConfig;
 
-/// Bounds and placement.
+/// Limits and placement.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Bounds of the tables.
+    /// Limits of the tables.
     pub limits: Limits,
     /// Buffers of each worker.
     pub pool: PoolConfig,
@@ -26,7 +26,7 @@ pub struct Options {
 /// Which processor cores workers are pinned to.
 #[derive(Clone, Debug, Default)]
 pub enum Pinning {
-    /// Not pinned. Right where pods share the cores with the switch.
+    /// Not pinned. Use this if pods share the cores with the switch.
     #[default]
     None,
     /// Worker `i` on the `i`-th of these cores, by number; later workers are not pinned.

@@ -17,8 +17,8 @@ pub struct PolicyCount {
     pub policy: Arc<str>,
     /// The direction of the rule.
     pub direction: Direction,
-    /// Index of the rule in the policy's list for the direction; `None` counts what the policy
-    /// denied because none of its rules matched.
+    /// Index of the rule in the policy's list for the direction; `None`: packets that the policy denied because none of
+    /// its rules matched.
     pub rule: Option<usize>,
     /// Decisions.
     pub decided: u64,
@@ -39,9 +39,9 @@ pub(super) fn read(snapshot: &Snapshot) -> Vec<PolicyCount> {
     list
 }
 
-/// The counts of every rule of the policies that apply to a pod of this node, zeros included, and further counts that
-/// are not zero, such as those of policies whose pods are gone. Isolation is in the list for the directions that a policy
-/// isolates. Each policy's counts follow each other.
+/// The counts of every rule of the policies that apply to a pod of this node, including zeros. Further counts that are
+/// not zero are included too, such as those of policies whose pods no longer exist. Isolation is listed for the
+/// directions that a policy isolates. The counts of one policy follow each other.
 pub fn policy_rules(snapshot: &Snapshot) -> Vec<PolicyCount> {
     let local = applying_here(snapshot);
     let mut list = Vec::new();
@@ -76,7 +76,7 @@ fn applying_here(snapshot: &Snapshot) -> HashSet<(PolicyId, Direction)> {
     found
 }
 
-/// Whether a policy denies what none of its rules matches.
+/// Whether a policy denies connections that none of its rules matches.
 fn isolates(policy: &PolicyObject, direction: Direction) -> bool {
     match policy {
         PolicyObject::Network(policy) => policy.rules(direction).is_some(),
@@ -84,7 +84,7 @@ fn isolates(policy: &PolicyObject, direction: Direction) -> bool {
     }
 }
 
-/// Adds counts of an earlier process to those of the policies that are there. Rules that are gone are left out.
+/// Adds the counts of an earlier process to those of the existing policies. Rules that no longer exist are left out.
 pub(super) fn restore(snapshot: &Snapshot, counts: &[PolicyCount]) {
     let mut by_policy: HashMap<&str, Vec<&PolicyCount>> = HashMap::new();
     for count in counts {

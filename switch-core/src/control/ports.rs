@@ -7,8 +7,7 @@ use crate::worker::Command;
 
 pub(super) struct Attached {
     pub(super) device: Box<dyn Device>,
-    /// The worker that has the device's first queue, the one that receives where a device has a
-    /// single queue.
+    /// The worker that has the device's first queue. If a device has a single queue, only this worker receives.
     first: usize,
 }
 
@@ -38,8 +37,8 @@ impl Attached {
         })
     }
 
-    /// The workers from `workers` on were stopped. `Some`: this worker must open its queue again,
-    /// since a stopped one had the first.
+    /// The workers from number `workers` on were stopped. `Some`: this worker must open its queue again, since a
+    /// stopped worker had the first queue.
     pub(super) fn shrunk(&mut self, id: PortId, workers: usize) -> Option<usize> {
         if workers == 0 || self.first < workers {
             return None;
@@ -50,7 +49,7 @@ impl Attached {
 }
 
 impl ControlPlane {
-    /// Attaches a device as a new port. Nothing passes it before a configuration names it (N13).
+    /// Attaches a device as a new port. It forwards nothing until a configuration gives it a role (N13).
     ///
     /// # Errors
     /// No number is free, or the device cannot be opened.
@@ -75,8 +74,8 @@ impl ControlPlane {
         Ok(id)
     }
 
-    /// Detaches a port: workers close it, and packets to it are dropped. The next device may get
-    /// its number, so publish a configuration without it first.
+    /// Detaches a port: workers close it, and packets to it are dropped. The next device may get its number, so publish
+    /// a configuration without the port first.
     ///
     /// # Errors
     /// There is no such port.
@@ -94,8 +93,8 @@ impl ControlPlane {
         Ok(device)
     }
 
-    /// Has a worker transmit an Ethernet frame by a port. It counts as originated by the switch. Not for
-    /// traffic: each frame is a command.
+    /// Has a worker transmit an Ethernet frame by a port. It counts as originated by the switch. Not meant for traffic:
+    /// each frame is a separate command.
     pub fn send(&self, port: PortId, frame: &[u8]) {
         if let Some(worker) = self.workers.first() {
             worker.handle.send(Command::Send(port, frame.into()));
@@ -107,8 +106,8 @@ impl ControlPlane {
         Some(self.devices.get(port.index())?.as_ref()?.device.info())
     }
 
-    /// Has every device do what no worker may wait for ([`Device::maintain`]). To be called a few times a
-    /// second. Returns what was put back, by the device's name.
+    /// Calls [`Device::maintain`] on every device: work that no worker may wait for. Call it a few times a second.
+    /// Returns what was restored, by the device's name.
     pub fn maintain_devices(&mut self) -> Vec<(String, Vec<String>)> {
         let devices = self.devices.iter_mut().flatten().map(|attached| &mut attached.device);
         let maintained = devices.map(|device| (device.maintain(), device));

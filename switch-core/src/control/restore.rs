@@ -1,4 +1,4 @@
-//! Connections that outlive the process.
+//! Connections that survive a restart of the process.
 
 use hashbrown::HashMap;
 use podswitch_vxlan::vtep::VtepIndex;
@@ -14,30 +14,30 @@ pub use crate::flow::connection::{
     MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size,
 };
 
-/// Chunks of connections that are allocated ahead of use: 32,768 connections, 8 MiB.
+/// Chunks of connections whose memory is allocated ahead of use: 32,768 connections, 8 MiB.
 const SPARE_CHUNKS: u32 = 128;
 
-/// What is known for the next process.
+/// The state that is kept for the next process.
 #[derive(Debug)]
 pub(super) struct Memory {
     kept: Kept,
-    /// Where the clock of this process started, in nanoseconds of the system's monotonic clock.
+    /// Start of this process's clock, in nanoseconds of the system's monotonic clock.
     clock: u64,
-    /// Ports by the name that was given to them.
+    /// Ports by the name given with [`name_port`](ControlPlane::name_port).
     ports: HashMap<String, PortId>,
 }
 
 impl ControlPlane {
-    /// As [`new`](Self::new), with memory for connections that outlives the process: the next process
-    /// [restores](Self::restore_connections) them from it. [`memory_size`] says how large it must be. No connection is
-    /// kept before [`allow_memory`](Self::allow_memory).
+    /// As [`new`](Self::new), with memory for connections that survives a restart: the next process
+    /// [restores](Self::restore_connections) them from it. [`memory_size`] returns the required size. No connection is
+    /// kept before [`allow_memory`](Self::allow_memory) is called.
     ///
     /// # Errors
-    /// The memory is unfit.
+    /// The memory cannot be used.
     pub fn with_memory(options: Options, memory: SlotMemory) -> Result<Self, MemoryError> {
         let mut control = Self::new(options);
         let clock = u64::try_from(memory.monotonic.as_nanos()).unwrap_or(u64::MAX);
-        // This process' clock has run for a moment already.
+        // This process's clock has run for a moment already.
         let clock = clock.saturating_sub(control.clock.now().as_nanos());
         let hash_key = control.shared.hash_key;
         let (shared, kept) = Shared::in_memory(&control.options.limits, hash_key, memory)?;
@@ -46,21 +46,21 @@ impl ControlPlane {
         Ok(control)
     }
 
-    /// Bytes at the beginning of the memory that must be allocated, so that connections can be kept in it for a while,
-    /// and the number to call [`allow_memory`](Self::allow_memory) with then. Memory that is shared but not allocated
-    /// ends the process when the system has none left. To be asked a few times a second.
+    /// The number of bytes at the beginning of the memory that must be allocated now, and the argument for
+    /// [`allow_memory`](Self::allow_memory) after that. If shared memory is used before it is allocated and the system
+    /// has no memory left, the process is killed. Call it a few times a second.
     pub fn wanted_memory(&self) -> Option<(usize, u32)> {
         self.memory.as_ref().map(|memory| memory.kept.wanted(SPARE_CHUNKS))
     }
 
-    /// Allows the use of memory that was allocated as [`wanted_memory`](Self::wanted_memory) said. Connections that are
-    /// opened when it is full are not kept.
+    /// Allows the use of memory that was allocated according to [`wanted_memory`](Self::wanted_memory). Connections
+    /// that are opened while it is full are not kept.
     pub fn allow_memory(&self, chunks: u32) {
         self.shared.tracker.allow(chunks);
     }
 
-    /// Names a port, so that the next process finds its connections. The name must say what the port leads to, and be
-    /// the same in each process.
+    /// Names a port, so that the next process finds its connections. The name must identify what the port leads to, and
+    /// be the same in each process.
     pub fn name_port(&mut self, port: PortId, name: &str) {
         if let Some(memory) = &mut self.memory {
             memory.kept.set_name(port, name);
@@ -69,9 +69,10 @@ impl ControlPlane {
         }
     }
 
-    /// Opens connections of an earlier process again, as they were, if their clients' ports are attached and
-    /// [named](Self::name_port). `tunnel`: those of clients behind the tunnel, too; the state in force must know their
-    /// nodes. Policy is evaluated anew at the next packet of each. Those that have ended or timed out are left out.
+    /// Restores connections of an earlier process with their state, if their clients' ports are attached and
+    /// [named](Self::name_port). `tunnel`: also the connections of clients behind the tunnel; the state in force must
+    /// contain their nodes. Policy is evaluated again at the next packet of each connection. Connections that have
+    /// ended or timed out are left out.
     pub fn restore_connections(&self, saved: &mut Saved, tunnel: bool) -> Restored {
         let Some(memory) = &self.memory else {
             return Restored { waiting: saved.len(), ..Restored::default() };
@@ -88,8 +89,8 @@ impl ControlPlane {
         saved.restore(&self.shared.tracker, &memory.ports, reach, clock)
     }
 
-    /// Has the workers leave frames in their ports, or take them again. For workers that run, or are polled, already.
-    /// [`are_workers_held`](Self::are_workers_held) says when no frame is on its way any more.
+    /// Makes the workers stop or resume receiving from their ports. Applies to workers that already run or are polled.
+    /// [`are_workers_held`](Self::are_workers_held) says when no frame is in process any more.
     pub fn hold_workers(&self, hold: bool) {
         for worker in &self.workers {
             worker.handle.send(Command::Hold(hold));

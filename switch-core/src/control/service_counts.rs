@@ -30,7 +30,7 @@ pub struct ServiceCount {
 }
 
 impl ServiceCount {
-    /// Whether there was any connection to it.
+    /// Whether any connection to it was counted.
     fn is_any(&self) -> bool {
         !self.opened.is_empty() || self.departed + self.rejected + self.dropped > 0
     }
@@ -45,7 +45,7 @@ impl ServiceCount {
     }
 }
 
-/// What [`ServiceCount`] says, with the sum over all backends.
+/// The counts of a [`ServiceCount`], summed over all backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceTotal {
     /// The Service's cookie, or the pod's.
@@ -62,13 +62,13 @@ pub struct ServiceTotal {
     pub dropped: u64,
 }
 
-/// Adds counts of an earlier process to those of the ports that are there: what was opened to backends that are gone
-/// counts as such.
+/// Adds the counts of an earlier process to those of the existing ports. Connections opened to
+/// backends that no longer exist are counted as opened to former backends.
 pub(super) fn restore(table: &ServiceTable, counts: &[ServiceCount]) {
     let mut entries: HashMap<Name<'_>, Vec<&Arc<ServiceEntry>>> = HashMap::new();
     for (_, entry) in table.iter() {
         let known = entries.entry(name(entry)).or_default();
-        // One for each family.
+        // One entry for each family.
         if !known.iter().any(|other| other.family == entry.family) {
             known.push(entry);
         }
@@ -86,7 +86,7 @@ pub(super) fn restore(table: &ServiceTable, counts: &[ServiceCount]) {
     }
 }
 
-/// What tells one port from all others, in every process.
+/// Identifies a port in every process.
 type Name<'a> = (&'a str, &'a str, Protocol, u16);
 
 fn name(entry: &ServiceEntry) -> Name<'_> {
@@ -95,7 +95,7 @@ fn name(entry: &ServiceEntry) -> Name<'_> {
 
 /// The entries of all ports, by port.
 fn entries(table: &ServiceTable) -> Vec<((ServicePortId, bool), &Arc<ServiceEntry>)> {
-    // One entry in each family, reached by several addresses.
+    // One entry in each family, although several addresses lead to it.
     let mut entries: HashMap<(ServicePortId, bool), &Arc<ServiceEntry>> = HashMap::new();
     for (_, entry) in table.iter() {
         let is_v6 = entry.family == podswitch_wire::flow_key::Family::V6;
@@ -106,7 +106,8 @@ fn entries(table: &ServiceTable) -> Vec<((ServicePortId, bool), &Arc<ServiceEntr
     sorted
 }
 
-/// The total of every port that has one, by name. Two host ports of one number of a pod are one.
+/// The total of every port that has one, by name. Two host ports of a pod with the same number are
+/// counted as one.
 pub(super) fn totals(table: &ServiceTable) -> Vec<ServiceTotal> {
     let mut list: Vec<ServiceTotal> = Vec::new();
     for (_, entry) in entries(table) {

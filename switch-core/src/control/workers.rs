@@ -18,7 +18,7 @@ pub(super) struct Handle {
 }
 
 impl ControlPlane {
-    /// Makes the next worker, with its queue of every port, for the caller to poll or
+    /// Creates the next worker, with its queue of every port. The caller polls it or calls
     /// [`run`](Worker::run).
     ///
     /// # Errors
@@ -123,22 +123,22 @@ impl ControlPlane {
         self.workers.iter().map(|m| &m.handle)
     }
 
-    /// Makes each worker report drops to an observer from `make`.
+    /// Makes each worker report drops to an observer created by `make`.
     pub fn observe(&self, mut make: impl FnMut(usize) -> Option<Box<dyn Observer>>) {
         for (index, worker) in self.workers.iter().enumerate() {
             worker.handle.send(Command::Observe(make(index)));
         }
     }
 
-    /// Makes each worker report connections that open and end to an observer from `make`.
+    /// Makes each worker report opened and ended connections to an observer created by `make`.
     pub fn observe_flows(&self, mut make: impl FnMut(usize) -> Option<Box<dyn FlowObserver>>) {
         for (index, worker) in self.workers.iter().enumerate() {
             worker.handle.send(Command::ObserveFlows(make(index)));
         }
     }
 
-    /// Has the observers of these workers hand over what they collected ([`Observer::collect`]): soon,
-    /// between two polls.
+    /// Makes the observers of these workers deliver what they collected ([`Observer::collect`]),
+    /// soon, between two polls.
     pub fn collect(&self, workers: impl IntoIterator<Item = usize>) {
         for index in workers {
             if let Some(worker) = self.workers.get(index) {

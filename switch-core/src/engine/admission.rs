@@ -4,11 +4,11 @@
 //! On the slow path, for packets without a valid flow entry: first packets, packets after a
 //! configuration change, segments that open a connection, and datagrams that came in fragments.
 //!
-//! The only place that counts decisions. What allowed a connection is counted once, when the
-//! connection is opened: the policy rules of both directions, and the Service's backend. Replies,
-//! packets on other workers, ICMP errors about the connection and re-evaluations after a
-//! configuration change do not count again. What denied a packet is counted for every denied packet:
-//! it opens no connection, so each is an attempt of its own.
+//! The only place that counts decisions. The rules and the backend that allowed a connection are
+//! counted once, when the connection is opened: the policy rules of both directions, and the
+//! Service's backend. Replies, packets on other workers, ICMP errors about the connection and
+//! re-evaluations after a configuration change do not count again. The rule that denied a packet is
+//! counted for every denied packet: it opens no connection, so each is an attempt of its own.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -41,6 +41,8 @@ pub(super) enum Admission<'s> {
     Pass(Plan),
     /// The packet is for the gateway.
     Gateway,
+    /// Send this frame to the packet's sender: the answer to it.
+    Answer(Packet),
     /// Drop the packet.
     Deny(Denial<'s>),
 }
@@ -57,7 +59,7 @@ impl<'s> From<Denial<'s>> for Admission<'s> {
     }
 }
 
-/// What is decided about a packet before its connection is opened.
+/// The decision about a packet before its connection is opened.
 struct Decided<'s> {
     pinned: Pinned,
     plan: Plan,
@@ -136,6 +138,15 @@ impl Engine {
         if let Some(other) = evaluate(cx.snapshot, &query, hints, &mut decided) {
             return other;
         }
+        let asked = cx.snapshot.names.as_deref().filter(|names| {
+            names.is_queried_by(&parsed.key) && query.direction() == Direction::Original
+        });
+        if let Some(names) = asked {
+            match self.answer_name(cx, names, packet, parsed, (&decided.pinned, &decided.forward)) {
+                Some(answer) => return Admission::Answer(answer),
+                None => self.counters.names.passed.add(1),
+            }
+        }
         let connection = match &known {
             Some(known) => known.connection,
             None => match self.connect(cx, index_hash, packet, parsed, (backend, &mut decided)) {
@@ -151,7 +162,10 @@ impl Engine {
         if known.is_some() {
             self.resume(cx, connection, pinned);
         }
-        self.remember(cx, packet, parsed, (connection, pinned), plan, info.is_absent);
+        // Without a flow entry the next datagram is looked at, too: it may ask for a name of the zone.
+        if asked.is_none() {
+            self.remember(cx, packet, parsed, (connection, pinned), plan, info.is_absent);
+        }
         Admission::Pass(decided.plan)
     }
 
@@ -172,8 +186,8 @@ impl Engine {
                 return Err(UNKNOWN_CONNECTION.into());
             }
             if cx.snapshot.services.is_backend(&parsed.key) {
-                // A reply of a Service's connection that is not known any more. Untranslated, its
-                // client could not match it.
+                // A reply of a Service's connection that is no longer known. Without translation,
+                // its client could not match it.
                 return Err(DropReason::TcpInvalidState.into());
             }
         }
@@ -193,8 +207,8 @@ impl Engine {
                 connection
             }
             Created::Existing(known) => {
-                // Another worker was faster. It may have had another snapshot, or its packet may
-                // have come from the other end.
+                // Another worker was faster. Its snapshot may have been another one, or its packet
+                // may have come from the other end.
                 let direction = known.connection.direction();
                 let is_same = direction == Direction::Original && same_ends(&known.pinned, pinned);
                 *pinned = known.pinned;
@@ -251,7 +265,7 @@ impl Engine {
 
     /// Whether a known connection ends with this packet: a SYN after the connection was closed, one
     /// that shows that its direction was wrong, or the client's next packet after a change of its
-    /// Service. `None`: it goes on.
+    /// Service. `None`: it continues.
     fn ending_action(
         &self,
         cx: &BurstContext<'_>,
@@ -359,7 +373,7 @@ fn evaluate<'s>(
     }
 }
 
-/// Why a connection ends with `action`.
+/// The cause with which `action` ends a connection.
 fn end_cause(snapshot: &Snapshot, known: &Known, action: ConnAction) -> EndCause {
     let is_gone = || connection_action(snapshot, &known.pinned, true) == ConnAction::Reopen;
     match action {
@@ -375,8 +389,8 @@ fn same_ends(a: &Pinned, b: &Pinned) -> bool {
     ends(a) == ends(b)
 }
 
-/// Whether a Service gives a connection in mid-stream the backend that it is known to have, and keeps
-/// the client's address.
+/// Whether a Service gives a connection in mid-stream its known backend, and keeps the client's
+/// address.
 fn is_unchanged(pinned: &Pinned, backend: Option<SocketAddr>) -> bool {
     let client = &pinned.original;
     let is_kept = (pinned.reply.dst, pinned.reply.dst_port) == (client.src, client.src_port);

@@ -1,5 +1,5 @@
-//! Packets that the switch sends as answers: ICMP errors, TCP resets, and what the gateway itself
-//! answers.
+//! Packets that the switch sends as answers: ICMP errors, TCP resets, and the gateway's own
+//! replies.
 
 use podswitch_vxlan::template::SourcePort;
 use podswitch_wire::flow_key::{HashKey, proto};
@@ -15,7 +15,7 @@ use crate::resolve::{Answer, Denial};
 use crate::snapshot::PortFacts;
 
 impl Engine {
-    /// Drops a packet, and tells its sender if the denial says so.
+    /// Drops a packet, and sends an error to its sender if the denial requires one.
     pub(super) fn deny(
         &mut self,
         cx: &mut BurstContext<'_>,
@@ -73,7 +73,7 @@ impl Engine {
         error: Error,
     ) {
         let source = match error {
-            // Port unreachable comes from the address that was tried.
+            // Port unreachable comes from the address that the packet was sent to.
             Error::PortUnreachable => parsed.key.dst_addr(),
             _ => {
                 let (snapshot, to) = (cx.snapshot, parsed.key.src_addr());

@@ -1,6 +1,6 @@
 //! Decapsulation: frames from an uplink. Outer headers of tunnel packets are removed, and the inner
-//! frames take the same path as frames of any routed port. So do packets from outside the cluster
-//! to Services. Everything else is dropped.
+//! frames take the same path as frames of any routed port. Packets from outside the cluster to
+//! Services take that path, too. Everything else is dropped.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ use crate::id::PortId;
 use crate::packet::{Batch, GsoType, Offload, Packet, segment};
 use crate::snapshot::{Snapshot, Tunnels, UplinkPort};
 
-/// What identifies the sender of a tunnel packet: outer source, outer destination, VNI.
+/// The fields that identify the sender of a tunnel packet: outer source, outer destination, VNI.
 type Sender = (IpAddr, IpAddr, Vni);
 
 /// The VTEP of the last tunnel packet: consecutive packets often come from one node.
@@ -30,11 +30,11 @@ struct LastSender {
     fast: Option<([u8; 8], Vni, VtepIndex)>,
 }
 
-/// What a frame from an uplink turned out to be.
+/// The result of examining a frame from an uplink.
 enum Kind {
     /// A tunnel packet to this node; the frame is now the inner one.
     Inner,
-    /// The same, but the inner destination MAC address is a group or somebody else's.
+    /// The same, but the inner destination MAC address is a group address or not the switch's.
     InnerToOthers,
     /// A GRO packet of UDP datagrams, each a tunnel packet.
     Coalesced,
@@ -129,7 +129,7 @@ impl Engine {
             }
         };
         if is_outer_checksum || !packet.offload.csum_partial {
-            // It described the outer header.
+            // The offload metadata described the outer header.
             packet.offload = Offload::default();
         } else {
             packet.offload.shift(-(start as i32));
@@ -137,7 +137,7 @@ impl Engine {
         remove_outer(tunnels, packet, (start, to), ecn, end)
     }
 
-    /// An inner frame to a group or to somebody else. It may be ARP or ND.
+    /// An inner frame to a group address or to another station. It may be ARP or ND.
     fn inner_to_others(&mut self, cx: &mut BurstContext<'_>, ingress: PortId, packet: Packet) {
         let mut parsed = Parsed::default();
         match parse_checked(&packet, &self.shared.hash_key, &mut parsed) {
@@ -194,8 +194,8 @@ impl Engine {
     }
 }
 
-/// Removes the outer headers of a tunnel packet from the VTEP `end`. The inner frame are the bytes
-/// from `range.0` to `range.1`.
+/// Removes the outer headers of a tunnel packet from the VTEP `end`. The inner frame consists of
+/// the bytes from `range.0` to `range.1`.
 #[inline(always)]
 fn remove_outer(
     tunnels: &Tunnels,

@@ -1,9 +1,8 @@
-//! The direction of a connection: which end is the client. It follows from the packets that open a
-//! connection (SYN, INIT). For segments in mid-stream of connections that are not known, after a
-//! restart or a long silence, it follows from what listens at either port, and where that leaves a
-//! doubt the client itself is probed.
+//! The direction of a connection: which end is the client. The packets that open a connection (SYN, INIT) show it. For
+//! a segment in mid-stream of an unknown connection, after a restart or a long silence, it is derived from the services
+//! that listen at either port. If that leaves doubt, the client itself is probed.
 //!
-//! On the slow path. The order in which the two ends happen to send never decides.
+//! On the slow path. The order in which the two ends happen to send is never used.
 
 use core::cmp::Ordering;
 use std::net::SocketAddr;
@@ -27,8 +26,8 @@ use crate::pinned::{Direction, Opened, Pinned};
 use crate::resolve::{Answer, Denial, Query, Verdict, check_source, decide};
 use crate::snapshot::{Location, Reach, Snapshot};
 
-/// A TCP segment to a Service whose connection is not known. Its sender gets a reset, as from any
-/// host that has lost the connection, and does not have to time out (S11).
+/// A TCP segment to a Service whose connection is not known. Its sender gets a reset, as from any host that has lost
+/// the connection, so it does not have to time out (S11).
 pub(super) const UNKNOWN_CONNECTION: Denial<'static> = Denial {
     reason: DropReason::TcpInvalidState,
     object: None,
@@ -36,9 +35,9 @@ pub(super) const UNKNOWN_CONNECTION: Denial<'static> = Denial {
     counter: None,
 };
 
-/// What happens to a segment of a connection that is not known.
+/// The handling of a segment of an unknown connection.
 pub(super) enum PickUp<'s> {
-    /// Its sender is the client, or may be: it is evaluated in the direction that it goes.
+    /// Its sender is the client, or may be: the segment is evaluated in its own direction.
     Forward(Opened),
     /// Its sender is the server. The connection is known from now on.
     Reply(Known),
@@ -59,7 +58,7 @@ enum Sender {
 /// The first port that systems assign to clients (the default of Linux's
 /// `net.ipv4.ip_local_port_range`; IANA's range begins at 49,152).
 const FIRST_EPHEMERAL: u16 = 32_768;
-/// Most frontends that a client is probed for.
+/// Maximum number of frontends for which a client is probed.
 const CANDIDATES: usize = 16;
 
 /// The rate of probes that segments from one port cause.
@@ -99,9 +98,8 @@ impl Engine {
             || states.is_some_and(|[own, _]| own >= TcpState::Established)
     }
 
-    /// The denial of a SYN of the reply direction, if policy denies the connection that it opens. What
-    /// policy allows the known connection does not matter. Only if both ends open at once is one end's
-    /// SYN a reply to the other's.
+    /// The denial of a SYN of the reply direction, if policy denies the connection that it opens. The verdict on the
+    /// known connection is not used. Only if both ends open at once, one end's SYN is a reply to the other's.
     ///
     /// SCTP's INIT and COOKIE ECHO restart an association from either end (RFC 9260 §5.2.4), so they
     /// are evaluated likewise. If both ends open at once, one end's chunks suffice (§5.2.1).
@@ -129,10 +127,9 @@ impl Engine {
 
     /// Evaluates a TCP segment that opens nothing and belongs to no known connection.
     ///
-    /// Connections without translation are picked up, so that a restart does not break them, but only
-    /// in their own direction: what policy denies the client, the server cannot open by sending first.
-    /// Segments of a Service's backend pass when the client has confirmed by which address of the
-    /// Service it knows the connection.
+    /// Connections without translation are picked up, so that a restart does not break them, but only in their own
+    /// direction: if policy denies the client's connection, the server cannot open it by sending first. Segments of a
+    /// Service's backend pass after the client has confirmed the address of the Service to which it connected.
     pub(super) fn pick_up<'s>(
         &mut self,
         cx: &mut BurstContext<'s>,
@@ -220,7 +217,7 @@ impl Engine {
         let client = key.dst_addr();
         let is_own = snapshot.node_addresses.contains(&client);
         if is_own && snapshot.nat_ports.contains(&key.dst_port) {
-            // An SNAT port. Its client is lost, so the server gets a reset.
+            // An SNAT port. Its client is not known any more, so the server gets a reset.
             return Some(UNKNOWN_CONNECTION);
         }
         let is_here = is_own || snapshot.is_local_pod(client);
@@ -238,8 +235,8 @@ impl Engine {
         let frontends: ArrayVec<SocketAddr, CANDIDATES> = snapshot
             .services
             .frontends_of(backend)
-            // Other nodes translate for their own pods, except at this node's NodePorts. Cluster IPs are
-            // not reached from outside.
+            // Other nodes translate for their own pods, except at this node's NodePorts. Cluster IPs are not reachable
+            // from outside.
             .filter(|(kind, _)| match is_outside {
                 true => *kind != FrontendKind::ClusterIp,
                 false => is_here || *kind == FrontendKind::NodePort,
@@ -250,7 +247,7 @@ impl Engine {
             .take(CANDIDATES)
             .collect();
         if frontends.is_empty() {
-            // Only the packets of a client outside the cluster tell where it is reached.
+            // Only the packets of a client outside the cluster show to which address it connected.
             return is_outside.then_some(UNKNOWN_CONNECTION);
         }
         let segment = read_segment(packet, parsed);
@@ -270,9 +267,9 @@ impl Engine {
         self.probes.take(packet.ingress.0.into(), cx.now)
     }
 
-    /// Sends the client of `pinned` the header of its server's segment, as a bare acknowledgment with
-    /// an old sequence number. A stack that has the connection answers with an acknowledgment (RFC
-    /// 9293 §3.10.7.4), one that has not with a reset.
+    /// Sends the client of `pinned` the header of its server's segment, as a bare acknowledgment with an old sequence
+    /// number. A stack that has the connection answers with an acknowledgment (RFC 9293 §3.10.7.4); a stack that does
+    /// not have it answers with a reset.
     fn probe(
         &mut self,
         cx: &mut BurstContext<'_>,
@@ -339,7 +336,7 @@ fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: [u8; N]) {
     }
 }
 
-/// Why a packet would be dropped. Counts nothing.
+/// Why a packet would be dropped. Does not count.
 fn denial<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Option<Denial<'s>> {
     let (mut pinned, mut plan) = (query.pinned(), Plan::default());
     match decide(snapshot, query, None, &mut pinned, &mut plan) {
@@ -352,7 +349,7 @@ fn is_policy(denial: &Denial<'_>) -> bool {
     denial.reason.class() == DropClass::Policy
 }
 
-/// Which end sent a segment in mid-stream, from what is known of both.
+/// Which end sent a segment in mid-stream, derived from the known facts of both ends.
 fn sender(snapshot: &Snapshot, key: &FlowKey, flags: u8) -> Sender {
     if snapshot.services.is_frontend(key) {
         return Sender::Client;
@@ -413,8 +410,8 @@ pub(super) fn is_sctp_init(frame: &[u8], parsed: &Parsed) -> bool {
     first_chunk(frame, parsed) == Some(1)
 }
 
-/// Whether the packet's first chunk is INIT, or COOKIE ECHO, which is always the first of its packet
-/// (RFC 9260 §3.3.11): the two chunks that only the end sends that opens or restarts an association.
+/// Whether the packet's first chunk is INIT, or COOKIE ECHO, which is always the first chunk of its packet (RFC 9260
+/// §3.3.11). Only the end that opens or restarts an association sends these chunks.
 pub(super) fn opens_association(frame: &[u8], parsed: &Parsed) -> bool {
     matches!(first_chunk(frame, parsed), Some(1 | 10))
 }

@@ -1,5 +1,5 @@
-//! Egress: TTL and MTU checks, the rewrite, tunnel headers and fragmentation of what the slow path
-//! forwards.
+//! Egress: TTL and MTU checks, the rewrite, tunnel headers and fragmentation of the packets that
+//! the slow path forwards.
 //!
 //! [`encapsulate`] and [`segments_fit`] are also used by the fast path.
 
@@ -72,7 +72,7 @@ fn encapsulate_offloaded(
     }
 }
 
-/// [`encapsulate`] for any frame: an inner CRC32c that is unfinished is computed first.
+/// [`encapsulate`] for any frame: a partial inner CRC32c is computed first.
 pub(super) fn encapsulate_any(
     tunnel: &Tunnel,
     packet: &mut Packet,
@@ -92,7 +92,7 @@ pub(super) fn encapsulate_any(
     })
 }
 
-/// Whether a packet that is longer than the MTU stands for packets that fit: the segments of a GSO
+/// Whether a packet that is longer than the MTU consists of packets that fit: the segments of a GSO
 /// packet.
 #[inline(never)]
 pub(super) fn segments_fit(packet: &Packet, parsed: &Parsed, mtu: u16) -> bool {
@@ -112,7 +112,7 @@ fn egress_mtu(cx: &BurstContext<'_>, plan: &Plan) -> u16 {
 
 impl Engine {
     /// Forwards an admitted packet if its TTL and the MTU allow it. Otherwise it is fragmented, or
-    /// its sender is told and it is dropped.
+    /// dropped with an ICMP error to its sender.
     pub(super) fn transmit(
         &mut self,
         cx: &mut BurstContext<'_>,

@@ -87,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// Prefetches what hits on these entries will read.
+    /// Prefetches the data that hits on these entries will read.
     #[inline(never)]
     fn prefetch_entries(&self, candidates: &[EntryId]) {
         for id in candidates {
@@ -160,8 +160,8 @@ impl Engine {
         }
     }
 
-    /// A hit on the valid entry `id` that is not just routed: its packets are translated or
-    /// encapsulated, or this one needs its connection to be updated or a closer look at its size.
+    /// A hit on the valid entry `id` that needs more than routing: its packets are translated or
+    /// encapsulated, or for this packet its connection must be updated or its size checked.
     ///
     /// `None`: either the packet was rewritten and is [unencapsulated](Burst::unencapsulated); or
     /// nothing was changed and it needs the slow path.
@@ -225,7 +225,7 @@ impl Engine {
         }
     }
 
-    /// Sends a packet that the fast path did not forward to the stage that does.
+    /// Sends a packet that the fast path did not forward to the stage that handles it.
     #[inline(never)]
     fn leave_fast_path<'s>(
         &mut self,
@@ -258,8 +258,8 @@ impl Engine {
     }
 }
 
-/// Updates a connection with a TCP segment. False, and nothing was changed: the segment is for the
-/// slow path to evaluate, or the connection has ended.
+/// Updates a connection with a TCP segment. False if nothing was changed: either the slow path must
+/// evaluate the segment, or the connection has ended.
 #[inline(never)]
 fn follow_tcp(
     tracker: &Tracker,

@@ -1,4 +1,6 @@
-//! Notification of connections that open and end.
+//! Notification of opened and ended connections.
+
+use podswitch_dns::Rcode;
 
 use super::{BurstContext, Engine};
 use crate::flow::connection::{ConnectionInfo, ConnectionRef, OnEnd, OpenedAt, Pinned};
@@ -6,21 +8,22 @@ use crate::flow::table::PendingCounts;
 use crate::id::Epoch;
 use crate::time::Instant;
 
-/// What a worker did that ended a connection. The states of its ends say more: most are swept after both have
-/// closed it.
+/// The reason why a worker ended a connection. The TCP states say more: most connections are removed by the sweep after
+/// both ends have closed them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndCause {
-    /// It was silent for the time that its state allows.
+    /// It was idle for the timeout of its state.
     Timeout,
-    /// It gave way to another one at a limit of the connection table or of source ports (T-C5).
+    /// It was ended in favour of another one at a limit of the connection table or of source ports (T-C5).
     Evicted,
-    /// A packet of its client opens another one in its place.
+    /// A packet of its client opens another connection in its place.
     Replaced,
-    /// Its backend serves the Service no more.
+    /// Its backend no longer belongs to the Service.
     BackendGone,
-    /// A policy denies it since the state changed. Its place is kept until it is silent for the time that its state allows.
+    /// A change of the state made a policy deny it. Its slot is kept until it has been idle for the timeout of its
+    /// state.
     PolicyChanged,
-    /// A pod of this node that is one of its ends is gone. Likewise.
+    /// A pod of this node that is one of its ends was removed. Its slot is kept for the same time.
     PodGone,
 }
 
@@ -29,44 +32,64 @@ pub enum EndCause {
 pub enum FlowEvent<'a> {
     /// A connection was opened.
     Opened {
-        /// Which, in the original direction.
+        /// The connection, in the original direction.
         connection: ConnectionRef,
         /// Its facts.
         pinned: &'a Pinned,
-        /// When, and by which snapshot.
+        /// When it was opened, and with which snapshot.
         opened: OpenedAt,
     },
-    /// A connection ended. One that a change ended ([`EndCause::PolicyChanged`], [`EndCause::PodGone`]) may be opened again
-    /// if another change allows it, with the same [`ConnectionRef`]; its counts go on. If it is not, it ends once more when
-    /// its place is freed, with [`ConnectionInfo::is_recorded`] set.
+    /// A connection ended. If a change ended it ([`EndCause::PolicyChanged`], [`EndCause::PodGone`]), it may be opened
+    /// again if another change allows it, with the same [`ConnectionRef`]; its counts continue. If it is not opened
+    /// again, it ends a second time when its slot is freed, with [`ConnectionInfo::is_recorded`] set.
     Ended {
-        /// Its last state. Its counts do not have what is counted in flow entries still: that is
-        /// [`Late`](Self::Late), and only of what is neither TCP nor translated.
+        /// Its last state. Packets that are still counted in flow entries are not included: they follow as
+        /// [`Late`](Self::Late), and only for connections that are neither TCP nor translated.
         info: ConnectionInfo,
-        /// Why.
+        /// The reason.
         cause: EndCause,
-        /// When.
+        /// The time of the end.
         time: Instant,
         /// The snapshot in force.
         epoch: Epoch,
     },
     /// Packets of a connection that has ended.
     Late(PendingCounts),
+    /// A name query was answered: no connection was opened.
+    Answered(AnsweredQuery<'a>),
 }
 
-/// Is notified of connections that open and end. Runs on the worker's thread: it must not allocate, lock
-/// or wait.
+/// A name query that the switch answered itself.
+#[derive(Clone, Copy, Debug)]
+pub struct AnsweredQuery<'a> {
+    /// The facts of the connection that the query would have opened.
+    pub pinned: &'a Pinned,
+    /// When, and by which snapshot.
+    pub at: OpenedAt,
+    /// Name in wire form. Empty: the query cannot be read.
+    pub name: &'a [u8],
+    /// Type of the records asked for.
+    pub qtype: u16,
+    /// Response code.
+    pub rcode: Rcode,
+    /// Bytes of the packets of query and answer.
+    pub bytes: [u64; 2],
+}
+
+/// Receives notifications of opened and ended connections. Runs on the worker's thread: it must not allocate, lock or
+/// wait.
 pub trait FlowObserver: Send {
     /// A connection opened or ended.
     fn event(&mut self, event: FlowEvent<'_>);
 
-    /// Whether there is room for the next event. Connections that a change denies are reported as ended only then.
+    /// Whether there is room for the next event. Connections that a change denies are reported as ended only if there
+    /// is.
     fn has_room(&self) -> bool {
         true
     }
 }
 
-/// Tells an observer of connections that end.
+/// Notifies an observer of connections that end.
 pub(super) struct Ending<'a> {
     pub(super) observer: &'a mut Option<Box<dyn FlowObserver>>,
     pub(super) cause: EndCause,
@@ -117,7 +140,7 @@ impl Engine {
         }
     }
 
-    /// Updates connections with what was counted in flow entries.
+    /// Updates connections with the packets counted in flow entries.
     pub(super) fn add_pending_counts(&mut self) {
         let Self { flows, flow_observer, shared, .. } = self;
         for late in flows.take_pending() {
@@ -130,8 +153,8 @@ impl Engine {
         }
     }
 
-    /// Brings the counts of all connections up to date, and has the observer of drops hand over what it
-    /// collected. At the end of the worker.
+    /// Updates the counts of all connections, and has the observer of drops deliver what it collected. Called when the
+    /// worker ends.
     pub(crate) fn hand_over(&mut self) {
         self.flows.flush_all();
         self.add_pending_counts();

@@ -114,7 +114,8 @@ impl Engine {
             cx.pool.adopt(&packet);
             match &admission {
                 Admission::Pass(plan) => self.transmit(cx, packet, &parsed, plan),
-                Admission::Gateway => self.consume(cx, packet),
+                // A datagram that came in fragments is never answered here.
+                Admission::Gateway | Admission::Answer(_) => self.consume(cx, packet),
                 Admission::Deny(denial) => self.deny(cx, packet, &parsed, denial),
             }
         }

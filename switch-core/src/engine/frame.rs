@@ -26,7 +26,7 @@ pub(super) fn sender_id(packet: &Packet) -> u64 {
 #[inline(always)]
 pub(super) fn sender_id_of<const N: usize>(head: &[u8; N], packet: &Packet) -> u64 {
     let who = match packet.via() {
-        // Two bytes of the destination, which the shift below drops, and the source.
+        // Two bytes of the destination, which the shift below removes, and the source.
         None => head[4..].first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
         Some(end) => 1 << 40 | u64::from(end.0),
     };

@@ -58,7 +58,8 @@ impl Engine {
         true
     }
 
-    /// Ends all state of a port that was detached: its number may be assigned to another port.
+    /// Ends all state of a port that was detached, because its number may be assigned to another
+    /// port.
     pub fn forget_port(&mut self, cx: &mut BurstContext<'_>, port: PortId) {
         self.drain_port_fragments(cx, port);
     }

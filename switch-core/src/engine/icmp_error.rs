@@ -23,8 +23,8 @@ impl Engine {
             return self.drop(cx, packet, reason, None);
         }
         let Some((known, quoted)) = self.quoted_connection(cx.snapshot, &packet, parsed) else {
-            // About a packet that the gateway itself sent. An error about a connection to whose
-            // client the gateway's address was given (S8) is found above.
+            // About a packet that the gateway itself sent. An error about a connection whose client
+            // was masqueraded with the gateway's address (S8) was found above.
             if cx.snapshot.is_gateway(parsed.key.dst_addr()) {
                 return self.gateway(cx, packet, parsed);
             }
@@ -67,8 +67,9 @@ impl Engine {
             return None;
         }
         let reply = quoted.key.reversed();
-        // A sender that could not send the replies has not seen the packet, or made it up (T-N2): a
-        // pod is no router for others, and none of this node's pods is behind the node's port.
+        // A sender that could not send the replies has not seen the packet, or has forged the quote
+        // (T-N2): a pod is not a router for others, and none of this node's pods is behind the
+        // node's port.
         check_source(snapshot, &Query::of(&reply, packet)).ok()?;
         let tracker = &self.shared.tracker;
         let hash = reply.hash(&self.shared.hash_key);

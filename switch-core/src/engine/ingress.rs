@@ -1,4 +1,4 @@
-//! Ingress: counts a received burst, sends it to the stage that its port's role asks for, and
+//! Ingress: counts a received burst, sends it to the stage that its port's role requires, and
 //! parses routed frames.
 //!
 //! Parsing decides for each frame whether it may take the [fast path](super::fast).
@@ -19,22 +19,22 @@ use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
 use crate::snapshot::PortFacts;
 
-/// What is known about the packets of a burst on their way through the fast path.
+/// Facts about the packets of a burst on their way through the fast path.
 pub(super) struct Burst {
     pub(super) ingress: PortId,
     /// The current second.
     pub(super) seconds: u32,
     /// A bit for each packet that may take the fast path.
     pub(super) eligible: u64,
-    /// Parse errors of the others.
+    /// Parse errors of the other packets.
     pub(super) sound: [Result<(), DropReason>; BATCH],
     /// [Sender IDs](super::frame::sender_id).
     pub(super) senders: [u64; BATCH],
     /// Likely flow entries.
     pub(super) candidates: [EntryId; BATCH],
-    /// Whether a packet of an unknown flow was met, and lookups for the others were prefetched.
+    /// Whether a packet of an unknown flow was found, and lookups for the others were prefetched.
     pub(super) missed: bool,
-    /// Why the packet that was looked up last has no valid entry.
+    /// Why the last packet looked up has no valid entry.
     pub(super) miss: Option<LookupMiss>,
     /// The plan of a packet that was rewritten but still needs its tunnel headers, in a way that
     /// the fast path does not support.
@@ -158,8 +158,8 @@ impl Engine {
     }
 }
 
-/// Parses a frame and checks its offload metadata against it. Metadata that points elsewhere would
-/// make the switch rewrite bytes that policy has been evaluated for.
+/// Parses a frame and checks its offload metadata against it. Metadata with wrong offsets would
+/// make the switch rewrite bytes after policy was evaluated for them.
 #[inline]
 pub(super) fn parse_checked(
     packet: &Packet,
@@ -194,6 +194,7 @@ fn is_eligible(frame: &[u8], parsed: &Parsed) -> bool {
         && !matches!(parsed.icmp, Icmp::Error | Icmp::Neighbour | Icmp::Other)
         && parsed.tags == 0
         && parsed.ttl > 1
-        // Evaluated in its own direction. A SYN leaves the fast path where its connection is updated.
+        // Evaluated in its own direction. A SYN leaves the fast path where its connection is
+        // updated.
         && !opens_association(frame, parsed)
 }

@@ -18,10 +18,10 @@
 //! * `ingress`: counts and parses; `decap`: frames from an uplink; `bridge`: layer 2.
 //! * `fast`: packets of known flows. Neither allocates nor locks. `apply` rewrites them.
 //! * `slow`: everything else; `prefetch`: its lookups, made for a whole burst at once.
-//! * `admission`: finds the packet's connection or opens one, and asks `resolve`;
+//! * `admission`: finds the packet's connection or opens one, and calls `resolve`;
 //!   `direction`: which end of a connection is the client.
 //! * `egress`: TTL, MTU, tunnel headers; `pmtu`: path MTU of the tunnel.
-//! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND.
+//! * `answer`: ICMP errors, resets, the gateway; `neighbour`: ARP and ND; `names`: cluster DNS.
 //!
 //! Every received frame ends as forwarded, consumed, dropped with one reason, or held as a fragment
 //! of an incomplete datagram. The counters add up.
@@ -40,6 +40,7 @@ mod frame;
 mod housekeeping;
 mod icmp_error;
 mod ingress;
+mod names;
 mod neighbour;
 mod open;
 mod outputs;
@@ -57,7 +58,7 @@ use podswitch_wire::parse::Parsed;
 
 use fragments::FragmentStore;
 
-pub use flow_events::{EndCause, FlowEvent, FlowObserver};
+pub use flow_events::{AnsweredQuery, EndCause, FlowEvent, FlowObserver};
 pub use outputs::Outputs;
 pub use trace::{Dropped, Observer, Tap, Trace};
 
@@ -76,7 +77,7 @@ use crate::snapshot::Snapshot;
 use crate::stats::WorkerCounters;
 use crate::time::Instant;
 
-/// The state that all workers share.
+/// State shared by all workers.
 #[derive(Debug)]
 pub struct Shared {
     /// The connection table.
@@ -90,21 +91,21 @@ pub struct Shared {
     /// Secret hash key of this process.
     pub hash_key: HashKey,
     fragments: FragmentStore,
-    /// Number of workers, which share the sweep of the tables.
+    /// Number of workers, which divide the sweep of the tables among them.
     workers: AtomicUsize,
 }
 
-/// Limits of the shared tables and of each worker's own.
+/// Limits of the shared tables and of each worker's own tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most connections in total.
+    /// Maximum number of connections in total.
     pub connections: u32,
-    /// Most connections that one port may originate. The same limit holds for each VTEP of another
-    /// node.
+    /// Maximum number of connections that one port may originate. The same limit holds for each
+    /// VTEP of another node.
     pub connections_per_port: u32,
-    /// Most flow entries (directions of connections) of each worker.
+    /// Maximum number of flow entries (directions of connections) of each worker.
     pub flows: usize,
-    /// Most learned MAC addresses.
+    /// Maximum number of learned MAC addresses.
     pub fdb: usize,
 }
 
@@ -127,7 +128,7 @@ impl Shared {
         Self::with_tracker(Tracker::new(limits.tracker(hash_key)), limits, hash_key)
     }
 
-    /// As [`new`](Self::new), with connections in memory that outlives the process.
+    /// As [`new`](Self::new), with connections in memory that survives a restart.
     pub(crate) fn in_memory(
         limits: &Limits,
         hash_key: HashKey,
@@ -188,12 +189,16 @@ pub struct Engine {
     /// Position of the sweep in this worker's share of the connection table.
     sweep: usize,
     sweep_due: Instant,
-    /// Which changes the connections were compared with.
+    /// The changes with which the connections were compared.
     review: review::Review,
     /// Where the search for a connection to end continues when the connection table is full.
     eviction_cursor: usize,
     /// Index of this worker.
     index: usize,
+    /// Content of the answer to a name query that is being written.
+    name_answer: Box<[u8; podswitch_dns::MAX_SIZE]>,
+    /// Number of the next answer.
+    rotation: u32,
 }
 
 impl core::fmt::Debug for Engine {
@@ -227,6 +232,8 @@ impl Engine {
             review: review::Review::default(),
             eviction_cursor: 0,
             index,
+            name_answer: Box::new([0; podswitch_dns::MAX_SIZE]),
+            rotation: 0,
             shared,
             counters,
         }
@@ -266,7 +273,7 @@ impl Engine {
         cx.pool.free(packet);
     }
 
-    /// Drops a frame whose buffer was given away.
+    /// Drops a frame whose buffer was passed on.
     fn drop_traced(&mut self, now: Instant, epoch: Epoch, trace: Trace, reason: DropReason) {
         let (object, frame) = (None, None);
         self.count_drop(&Dropped { trace, now, epoch, reason, object, frame, count: 1 });
@@ -306,7 +313,7 @@ impl Engine {
         self.capture.is_some()
     }
 
-    /// Has the observer hand over what it collected.
+    /// Has the observer deliver what it collected.
     pub(crate) fn collect(&mut self) {
         if let Some(observer) = &mut self.observer {
             observer.collect();
@@ -342,12 +349,12 @@ impl Engine {
         self.drop_traced(now, Epoch::default(), trace, reason);
     }
 
-    /// Whether there is no state that could time out.
+    /// Whether there is no state that can time out.
     pub fn is_idle(&self) -> bool {
         self.flows.is_empty() && self.shared.fragments.is_empty() && self.shared.tracker.is_empty()
     }
 
-    /// Consumes a received frame: it was for the switch itself.
+    /// Consumes a received frame that was for the switch itself.
     fn consume(&mut self, cx: &mut BurstContext<'_>, packet: Packet) {
         self.counters.consumed.add(1);
         cx.pool.free(packet);

@@ -1,4 +1,4 @@
-//! ARP and neighbour discovery on routed ports: checked against what is known about the port's
+//! ARP and neighbour discovery on routed ports: checked against the known facts about the port's
 //! neighbour, and answered by the switch.
 
 use std::net::IpAddr;

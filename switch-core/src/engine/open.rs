@@ -1,5 +1,5 @@
 //! Opening of connections: the SNAT port, the entry in the connection table, and the counters of
-//! what allowed the connection.
+//! the rules and backends that allowed the connection.
 
 use podswitch_wire::flow_key::{FlowKey, proto};
 
@@ -14,16 +14,16 @@ use crate::pinned::{Pinned, SourceNat};
 use crate::resolve::Forward;
 use crate::snapshot::PortFacts;
 
-/// Most searches for a connection to end, for each new connection.
+/// Maximum number of searches for a connection to end, for each new connection.
 const SEARCHES: usize = 8;
-/// Source ports that are tried for a connection whose reply key another connection has.
+/// Maximum number of source ports that are tried if another connection has the reply key.
 const NAT_TRIES: usize = 64;
-/// Tries after which an unproven connection ends in favour of a new one if it was idle for a second,
-/// and after which any unproven one does.
+/// Number of tries after which an unproven connection that was idle for a second ends in favour of
+/// a new one, and number after which any unproven connection does.
 const CROWDED: usize = 8;
 const LAST_TRIES: usize = NAT_TRIES - 8;
 
-/// The rate of searches for a connection to end that find none, for each account.
+/// The rate, for each account, of searches for a connection to end that find none.
 pub(super) fn search_limiter() -> KeyedLimiter {
     KeyedLimiter::new(Rate::new(200, 200), 1024)
 }
@@ -103,9 +103,10 @@ impl Engine {
         Err(DropReason::NatPortsExhausted)
     }
 
-    /// Whether the connection that has a new one's reply key was ended in its favour. One that is over
-    /// always is. If several ports were in use, the pool is nearly full: then one that is unproven
-    /// for a second is ended, and at last any that is unproven.
+    /// Whether the connection that has a new one's reply key was ended in favour of the new one. A
+    /// connection that is over is always ended. If several ports were in use, the pool is nearly
+    /// full: then a connection that is unproven and was idle for a second is ended, and at last any
+    /// unproven one.
     fn gives_way(&mut self, cx: &BurstContext<'_>, reply: &FlowKey, attempt: usize) -> bool {
         let patience = match attempt {
             ..CROWDED => None,
@@ -118,8 +119,8 @@ impl Engine {
         tracker.give_way(old.connection, patience, seconds, on_end)
     }
 
-    /// Creates the connection. If a limit is reached, connections are ended that are over, or else
-    /// unproven (T-C5): of the account or source whose limit it is.
+    /// Creates the connection. If a limit is reached, connections of the account or source with
+    /// that limit are ended: those that are over, or else unproven ones (T-C5).
     pub(super) fn create(
         &mut self,
         cx: &BurstContext<'_>,
@@ -151,8 +152,8 @@ impl Engine {
         created
     }
 
-    /// Counts what allowed a new connection: the policy rules, and the Service's backend. Also
-    /// stores the client's session affinity.
+    /// Counts the policy rules and the Service's backend that allowed a new connection. Also stores
+    /// the client's session affinity.
     #[inline]
     fn count_opened(&self, cx: &BurstContext<'_>, pinned: &Pinned, forward: &Forward<'_>) {
         let Forward { service, allowed_by } = forward;
@@ -170,7 +171,7 @@ impl Engine {
     }
 }
 
-/// Tells an observer of connections that give way.
+/// Notifies an observer of connections that end in favour of others.
 fn evicting<'a>(
     observer: &'a mut Option<Box<dyn FlowObserver>>,
     cx: &BurstContext<'_>,
@@ -178,8 +179,9 @@ fn evicting<'a>(
     Ending { observer, cause: EndCause::Evicted, time: cx.now, epoch: cx.snapshot.epoch }
 }
 
-/// The distance between two source ports that are tried one after the other, in a range of `ports`:
-/// every port is tried once, neighbours late.
+/// The distance between two source ports that are tried one after the other, in a range of `ports`.
+/// It is chosen so that every port is tried once, and neighbouring ports are tried long after each
+/// other.
 fn stride(ports: u64) -> u64 {
     let is_prime_to = |n: u64| {
         let (mut a, mut b) = (n, ports);

@@ -9,7 +9,7 @@ use crate::packet::{BATCH, Batch, Packet};
 #[derive(Debug, Default)]
 struct Queue {
     batch: Batch,
-    /// What exceeds a burst of 64 frames: floods, released fragments.
+    /// Frames beyond a burst of 64: floods, released fragments.
     more: VecDeque<Packet>,
     listed: bool,
 }

@@ -9,11 +9,10 @@ use crate::packet::Packet;
 use crate::snapshot::{Reach, Snapshot};
 
 impl Engine {
-    /// Learns the path MTU to a VTEP from an ICMP error. The error must be "packet too big" or
-    /// "fragmentation needed", and quote so much of a tunnel packet of this node that the inner
-    /// packet is recognised as one of a live connection: nobody who has not seen that packet can
-    /// forge it. Routers quote enough (RFC 1812 §4.3.2.3: 576 bytes; RFC 4443: 1280). From an error
-    /// that quotes the minimum, 8 bytes of UDP, nothing is learnt.
+    /// Learns the path MTU to a VTEP from an ICMP error. The error must be "packet too big" or "fragmentation needed",
+    /// and must quote enough of a tunnel packet of this node to identify the inner packet as one of a live connection:
+    /// nobody who has not seen that packet can forge the error. Routers quote enough (RFC 1812 §4.3.2.3: 576 bytes; RFC
+    /// 4443: 1280). An error that quotes the minimum, 8 bytes of UDP, is ignored.
     ///
     /// False: the error is not about the tunnel, or is not trusted.
     pub(super) fn learn_path_mtu(

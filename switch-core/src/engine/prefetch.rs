@@ -1,6 +1,6 @@
-//! Prefetch for a burst's first packets: memory that their evaluation will read is prefetched for
-//! all of them before the first is evaluated, so that the cache misses overlap. The results of the
-//! lookups are kept as [`Hints`]. Decides nothing.
+//! Prefetch for a burst's first packets: the memory that their evaluation will read is prefetched
+//! for all of them before the first is evaluated, so that the cache misses overlap. The results of
+//! the lookups are kept as [`Hints`]. Makes no decisions.
 
 use core::hint::black_box;
 
@@ -15,7 +15,7 @@ use crate::packet::BATCH;
 use crate::resolve::Hints;
 use crate::snapshot::Snapshot;
 
-/// What is known about a packet that missed.
+/// Facts about a packet that missed.
 #[derive(Clone, Copy, Default)]
 pub(super) struct MissInfo<'a, 's> {
     /// The worker's table has no entry with its key.
@@ -36,12 +36,12 @@ pub(super) struct Lookups<'s> {
 #[derive(Default)]
 pub(super) struct BurstLookups<'s> {
     list: ArrayVec<Lookups<'s>, BATCH>,
-    /// How many belong to packets that have been processed.
+    /// The number of lookups whose packets have been processed.
     done: usize,
 }
 
 impl<'s> BurstLookups<'s> {
-    /// Those of packet `packet`. Must be called in packet order.
+    /// The lookups of packet `packet`. Must be called in packet order.
     #[inline]
     pub(super) fn of(&mut self, packet: usize) -> Option<&Lookups<'s>> {
         while self.list.get(self.done).is_some_and(|l| usize::from(l.packet) < packet) {

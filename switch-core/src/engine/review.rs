@@ -1,5 +1,5 @@
-//! Connections that a change of the state denies, or whose pod it removed, are reported as ended by the sweep that
-//! follows, not when they have timed out.
+//! If a change of the state denies a connection, or removes one of its pods, the next sweep reports it as ended. It
+//! does not wait for the timeout.
 
 use std::net::IpAddr;
 
@@ -14,20 +14,20 @@ use crate::pinned::Direction;
 use crate::resolve::{AllowedBy, Query, forwarding};
 use crate::snapshot::{FibEntry, Snapshot};
 
-/// Which changes the connections of this worker's share were compared with.
+/// The epochs with which the connections of this worker's share were compared.
 #[derive(Debug, Default)]
 pub(super) struct Review {
-    /// The epoch at the start of the sweep's round before: each connection was compared with it, or a later one.
+    /// The epoch at the start of the sweep's previous round: each connection was compared with it, or with a later one.
     since: Epoch,
     /// The epoch at the start of this round.
     round: Epoch,
-    /// There was no room for the records of some: the next round compares all with the same epoch again.
+    /// Some records found no room: the next round compares all connections with the same epoch again.
     is_incomplete: bool,
 }
 
 impl Engine {
-    /// Reports those of the slots `from..from + count` that what changed since the round before denies, or has no pod for.
-    /// `begins`: this is the first part of a round. Costs nothing unless something changed.
+    /// Reports the connections in the slots `from..from + count` that changes since the previous round deny, or whose
+    /// pod they removed. `begins`: this is the first part of a round. Costs nothing unless something changed.
     pub(super) fn review(
         &mut self,
         cx: &BurstContext<'_>,
@@ -49,7 +49,7 @@ impl Engine {
         }
         tracker.review(from, count, |info| {
             let groups = Groups::of_connection(&info.pinned.original, &info.pinned.reply);
-            // What its ends ended has its own reason.
+            // A connection that its own ends closed has another close reason.
             if snapshot.invalidation.is_valid_since(review.since, &groups)
                 || info.tcp.is_some_and(|[a, b]| is_over(a, b))
             {
@@ -84,9 +84,9 @@ impl Engine {
     }
 }
 
-/// Why packets of a connection are not forwarded any more, if that is for good.
+/// The cause if packets of a connection will never be forwarded again; `None` if they may be.
 fn ended_by_change(snapshot: &Snapshot, pinned: &Pinned) -> Option<EndCause> {
-    // A pod that is known but not attached, as after a start, may be soon.
+    // A pod that is known but not attached, as after a start, may be attached soon.
     let is_gone = |address: IpAddr| {
         snapshot.endpoints.get(&address).is_none()
             && matches!(snapshot.fib.get(address), Some(FibEntry::LocalPods))

@@ -1,6 +1,5 @@
-//! The slow path: first packets of flows, packets of flows that a configuration change may concern,
-//! and everything that no flow entry is made for: ARP, ND, fragments, ICMP errors, packets to the
-//! gateway.
+//! The slow path: first packets of flows, packets of flows that a configuration change may affect, and all packets
+//! without a flow entry: ARP, ND, fragments, ICMP errors, packets to the gateway.
 //!
 //! Checks the frame's link layer and sends it to the stage that handles it.
 
@@ -70,6 +69,10 @@ impl Engine {
         match self.admit(cx, &packet, parsed, payload, info) {
             Admission::Pass(plan) => self.transmit(cx, packet, parsed, &plan),
             Admission::Gateway => self.gateway(cx, packet, parsed),
+            Admission::Answer(answer) => {
+                self.send_answer(cx, &packet, answer);
+                self.consume(cx, packet);
+            }
             Admission::Deny(denial) => self.deny(cx, packet, parsed, &denial),
         }
     }
@@ -85,7 +88,7 @@ fn is_to_switch(snapshot: &Snapshot, packet: &Packet) -> bool {
     }
 }
 
-/// Who may send what on a routed port (threats T-S1, T-S2, T-S3).
+/// Which sender may send which packets on a routed port (threats T-S1, T-S2, T-S3).
 fn check_link_layer(
     snapshot: &Snapshot,
     ingress: PortId,
@@ -120,7 +123,7 @@ fn check_link_layer(
     if is_pod && parsed.key.proto == proto::UDP && matches!(ports, (67, 68) | (547, 546)) {
         return Err(DropReason::RogueDhcp);
     }
-    // ICMPv4 redirect (5) and router advertisement (9). Those of ICMPv6 are neighbour discovery.
+    // ICMPv4 redirect (5) and router advertisement (9). The ICMPv6 messages are neighbour discovery.
     let is_other_v4 = parsed.icmp == Icmp::Other && parsed.network == Network::Ipv4;
     if is_pod && is_other_v4 && matches!(frame.get(usize::from(parsed.l4)), Some(5 | 9)) {
         return Err(DropReason::RogueRouter);

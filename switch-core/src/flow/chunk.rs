@@ -1,5 +1,4 @@
-//! Memory for the slots of the connection table: on the heap, or in memory that the caller gives and that may outlive
-//! the process.
+//! Memory for the slots of the connection table: on the heap, or in memory from the caller that may survive a restart.
 
 #![allow(
     clippy::disallowed_types,
@@ -15,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) enum Chunk<T: 'static> {
     /// On the heap.
     Heap(Box<[T]>),
-    /// In memory that was given.
+    /// In memory from the caller.
     Given(&'static [T]),
 }
 
@@ -31,16 +30,16 @@ impl<T> Deref for Chunk<T> {
     }
 }
 
-/// The part of the given memory that belongs to one chunk: slots, and the reply keys of those that are translated.
+/// The part of the caller's memory that belongs to one chunk: slots, and the reply keys of translated connections.
 type Place<S, R> = (Option<&'static mut [S]>, Option<&'static mut [R]>);
 
-/// Where chunks come from. `S`: slots, `R`: reply keys of translated connections.
+/// The source of chunks. `S`: slots, `R`: reply keys of translated connections.
 #[derive(Debug)]
 pub(crate) struct Chunks<S: 'static, R: 'static> {
     given: Mutex<Vec<Place<S, R>>>,
-    /// So many of the given chunks may be used: their memory is allocated.
+    /// Number of the caller's chunks that may be used: their memory is allocated.
     usable: AtomicU32,
-    /// Number of the highest given chunk in use, plus one. In the given memory.
+    /// Number of the highest used chunk of the caller's memory, plus one. Stored in that memory.
     used: Option<&'static AtomicU32>,
 }
 
@@ -50,12 +49,12 @@ impl<S, R> Chunks<S, R> {
         Self { given: Mutex::new(Vec::new()), usable: AtomicU32::new(0), used: None }
     }
 
-    /// Chunks in given memory. None may be used before [`allow`](Self::allow).
+    /// Chunks in the caller's memory. None may be used before [`allow`](Self::allow) is called.
     pub(crate) fn in_memory(places: Vec<Place<S, R>>, used: &'static AtomicU32) -> Self {
         Self { given: Mutex::new(places), usable: AtomicU32::new(0), used: Some(used) }
     }
 
-    /// Allows the use of the first `chunks` given ones.
+    /// Allows the use of the first `chunks` chunks of the caller's memory.
     pub(crate) fn allow(&self, chunks: u32) {
         self.usable.store(chunks, Relaxed);
     }

@@ -11,10 +11,10 @@
 //! Each use of a slot has a new generation. A flow entry stores the generation, so an entry of an
 //! ended connection is invalid and never applies to another connection.
 //!
-//! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and
-//! `facts.rs`, updates by packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, the end
-//! of what a change denies in `review.rs`, and how connections outlive the process in `saved.rs`.
-//! `model.rs` compiles the same source for `shuttle`, which tests interleavings of threads.
+//! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and `facts.rs`, updates by
+//! packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, the end of connections that a change
+//! denies in `review.rs`, and connections that survive a restart in `saved.rs`. `model.rs` compiles the same source for
+//! `shuttle`, which tests interleavings of threads.
 
 mod cast;
 mod create;
@@ -49,15 +49,15 @@ mod sync {
     pub(super) use std::sync::{Mutex, MutexGuard};
 }
 
-/// Slots are allocated so many at a time.
+/// Number of slots that are allocated together.
 const CHUNK: usize = 256;
 /// Enough that two workers rarely wait for the same shard.
 const SHARDS: usize = 64;
-/// Ports that have an account.
+/// Number of ports that have an account.
 const PORTS: usize = PortId::MAX_PORTS;
-/// VTEPs that have an account: as many as there can be.
+/// Number of VTEPs that have an account: the maximum number of VTEPs.
 const ENDS: usize = 1 << 16;
-/// Counts for the sources behind VTEPs. Sources with the same hash share one.
+/// Number of counts for the sources behind VTEPs. Sources with the same hash share one.
 const SOURCES: usize = 1 << 16;
 
 const _: () = assert!(size_of::<slot::Lane>() == 64 && size_of::<slot::Slot>() == 192);
@@ -93,8 +93,8 @@ impl ConnectionRef {
         Self { slot, generation }
     }
 
-    /// A number that no other connection of this run has at the same time, nor for 2^31 connections in the same slot
-    /// afterwards. The same for both directions.
+    /// A number for the connection. No other connection of this run has it at the same time, nor for the next 2^31
+    /// connections in the same slot. Both directions have the same number.
     pub const fn id(self) -> u64 {
         (self.slot >> 1) as u64 | (self.generation as u64) << 32
     }
@@ -129,11 +129,11 @@ pub struct Known {
 /// Limits of the connection table.
 #[derive(Clone, Copy, Debug)]
 pub struct TrackerConfig {
-    /// Most connections in total.
+    /// Maximum number of connections in total.
     pub connections: u32,
-    /// Most connections that one port or VTEP may originate. Besides, an account has at most as many
-    /// as are free in the table, and a source behind a VTEP at most as many as are free in that one's
-    /// account: a newcomer always finds room.
+    /// Maximum number of connections that one port or VTEP may originate. In addition, an account has at most as many
+    /// connections as the table has free slots, and a source behind a VTEP at most as many as its VTEP's account has
+    /// left. So a new account or source always finds room.
     pub per_port: u32,
     /// Secret hash key of this process. The flow tables must use the same.
     pub hash_key: HashKey,
@@ -146,7 +146,7 @@ pub enum Refused {
     Full,
     /// The originating port, VTEP or source has reached its limit.
     Limit(Charge),
-    /// Another connection has the reply key: the translations collide.
+    /// Another connection has the same reply key: the translations collide.
     Collision,
 }
 
@@ -162,7 +162,7 @@ pub enum Created {
 /// A connection, as it is listed.
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
-    /// Which, in the original direction.
+    /// The connection, in the original direction.
     pub connection: ConnectionRef,
     /// Pinned facts.
     pub pinned: Pinned,
@@ -176,11 +176,11 @@ pub struct ConnectionInfo {
     pub tcp: Option<[TcpState; 2]>,
     /// Second of the last packet.
     pub last_seen: u32,
-    /// A record says that it has ended ([`Tracker::record_end`]). Its place is kept, in case that it goes on.
+    /// A record says that it has ended ([`Tracker::record_end`]). Its slot is kept in case it continues.
     pub is_recorded: bool,
 }
 
-/// Is notified of connections that end. `()` ignores them.
+/// Receives notifications of connections that end. `()` ignores them.
 pub trait OnEnd {
     /// A connection ended. `read` reads its last state.
     fn ended(&mut self, read: impl FnOnce() -> Option<ConnectionInfo>);

@@ -1,6 +1,6 @@
-//! Virtual reassembly: the fragments of a datagram are held, as packets, until all of them have
-//! arrived, in any order, and are then released together. So either the whole datagram is forwarded,
-//! as its first fragment is evaluated, or none of it (threats T-F1 to T-F5).
+//! Virtual reassembly: the fragments of a datagram are held, as packets, until all of them have arrived, in any order,
+//! and are then released together. So the whole datagram is forwarded or dropped, as the evaluation of its first
+//! fragment decides (threats T-F1 to T-F5).
 //!
 //! Called by the engine for packets that parse as fragments, and once per poll for timeouts. One
 //! store serves all workers, since the fragments of a datagram may be received by different workers;
@@ -46,12 +46,11 @@ pub struct FragmentConfig {
 }
 
 impl Default for FragmentConfig {
-    /// 4 MiB, as Linux's `ipfrag_high_thresh`: about 1,600 fragments in small buffers, less than half
-    /// of a pool. 64 fragments: the longest datagram needs 54 at IPv6's smallest MTU of 1280, 45 at
-    /// 1500. Five seconds: RFC 791, 1122 and 8200 give the destination 15 to 120 seconds, which it
-    /// still has. But a sender sends fragments back to back, and a sender of 13,000 fragmented
-    /// datagrams per second uses the same IPv4 identification again after five seconds (RFC 4963), so
-    /// that the rest of an incomplete datagram would corrupt a complete one.
+    /// 4 MiB, as Linux's `ipfrag_high_thresh`: about 1,600 fragments in small buffers, less than half of a pool. 64
+    /// fragments: the longest datagram needs 54 at IPv6's smallest MTU of 1280, 45 at 1500. Five seconds: RFC 791, 1122
+    /// and 8200 allow the destination 15 to 120 seconds, which are not affected by this. But a sender sends the
+    /// fragments of a datagram back to back. A sender of 13,000 fragmented datagrams per second reuses an IPv4
+    /// identification after five seconds (RFC 4963); an older incomplete datagram would then corrupt a complete one.
     fn default() -> Self {
         Self { bytes: 4 << 20, fragments: 64, timeout: Duration::from_secs(5) }
     }
@@ -288,8 +287,8 @@ impl Fragments {
     }
 }
 
-/// What identifies a datagram (RFC 791, RFC 8200 §4.5), as a flow key with the identification in place
-/// of the ports. For IPv6 the protocol is no part: later fragments need not have it.
+/// The fields that identify a datagram (RFC 791, RFC 8200 §4.5), as a flow key with the identification in place of the
+/// ports. For IPv6 the protocol is not included: later fragments need not have it.
 fn datagram_key(parsed: &Parsed) -> FlowKey {
     let proto = match parsed.key.family {
         Family::V4 => parsed.key.proto,
@@ -300,8 +299,8 @@ fn datagram_key(parsed: &Parsed) -> FlowKey {
     FlowKey { proto, src_port, dst_port, ..parsed.key }
 }
 
-/// Moves a fragment out of a buffer that is much larger than needed, such as a receive buffer for GRO
-/// packets, so that the charged memory is really used. To be called before [`Fragments::insert`].
+/// Moves a fragment out of a buffer that is much larger than needed, such as a receive buffer for GRO packets, so that
+/// the charged memory is really used. Call it before [`Fragments::insert`].
 pub fn compact(packet: Packet, pool: &mut Pool) -> Packet {
     let small = HEADROOM + Pool::SMALL;
     if packet.buffer_len() <= small.max(2 * (HEADROOM + packet.len())) {

@@ -10,8 +10,8 @@ pub(super) use buckets::{BUCKET_BYTES, Buckets};
 
 use buckets::SLOTS;
 
-/// Buckets that each insertion migrates during growth. One bucket per insertion would already end
-/// the migration long before the next growth.
+/// Number of buckets that each insertion migrates during growth. Even with one bucket per
+/// insertion, the migration would end long before the next growth.
 const MIGRATE_PER_INSERT: usize = 4;
 
 /// See the module's description.
@@ -45,7 +45,7 @@ impl IncrementalIndex {
         self.old.is_some() || self.current.may_have(hash)
     }
 
-    /// The likely entry, by its tag in the home bucket. Not found if it is elsewhere.
+    /// The likely entry, by its tag in the home bucket. `None` if the entry is in another bucket.
     #[inline(always)]
     pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
         self.current.candidate(hash)

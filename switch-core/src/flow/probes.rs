@@ -1,9 +1,8 @@
-//! Probes: which connection of a client an unknown segment of a server belongs to.
+//! Probes: find the client's connection to which an unknown segment of a server belongs.
 //!
-//! The segment of a Service's backend has the client's address and port, but not the Service's address
-//! by which the client knows the connection. The client is probed for each address that it may be. It
-//! acknowledges the one that it knows, with sequence numbers that nobody else can guess, and resets the
-//! others.
+//! The segment of a Service's backend has the client's address and port, but not the Service address to which the
+//! client connected. The client is probed for each possible address. It acknowledges the right one, with sequence
+//! numbers that nobody else can guess, and resets the others.
 //!
 //! Shared by all workers behind one lock, which is taken only for segments of unknown connections, as
 //! after a restart. Bounded in number and time.
@@ -18,15 +17,15 @@ use podswitch_wire::flow_key::{FlowKey, to_bytes};
 
 use super::tcp::{Segment, seq_le};
 
-/// Seconds after which a client that has not answered is probed again.
+/// Seconds after which a client that did not answer is probed again.
 const ANSWERS: u32 = 2;
 /// Seconds for which the result "none of them" is kept: longer than the longest retransmission
 /// timeout of a server (Linux's `TCP_RTO_MAX`).
 const DENIED: u32 = 130;
-/// Most connections that are probed for at a time.
+/// Maximum number of connections that are probed for at one time.
 const CAPACITY: usize = 4096;
-/// How far a client's sequence number may be from the server's last acknowledgment, and its
-/// acknowledgment from the server's sequence number, in bytes. A guess is right once in 2^26 times.
+/// Maximum distance of a client's sequence number from the server's last acknowledgment, and of its acknowledgment from
+/// the server's sequence number, in bytes. The chance to guess both is 1 in 2^26.
 const SENT: u32 = 1 << 16;
 const RECEIVED: u32 = 1 << 20;
 
@@ -81,8 +80,8 @@ impl Probes {
         Some(if probe.open == 0 { Progress::Denied } else { Progress::Waiting })
     }
 
-    /// Notes that the client of a server's segment is probed for `addresses` now. False if there are too
-    /// many probes already.
+    /// Records that the client of a server's segment is being probed for `addresses`. False if there are too many
+    /// probes already.
     pub fn begin(
         &self,
         key: &FlowKey,
@@ -106,8 +105,8 @@ impl Probes {
         true
     }
 
-    /// The server of the connection that a client's segment belongs to, if it is the answer to a probe
-    /// and its sequence numbers fit.
+    /// The server of the connection that a client's segment belongs to, if the segment answers a probe and its sequence
+    /// numbers fit.
     pub fn confirm(&self, key: &FlowKey, segment: &Segment, now_secs: u32) -> Option<SocketAddr> {
         let State { probed, candidates } = &mut *self.lock();
         let server = *candidates.get(key)?;
@@ -122,7 +121,7 @@ impl Probes {
         Some(SocketAddr::new(server.src_addr(), server.src_port))
     }
 
-    /// Notes that a client reset a probe. False if the reset is not the answer to a probe.
+    /// Records that a client reset a probe. False if the reset is not the answer to a probe.
     pub fn deny(&self, key: &FlowKey, segment: &Segment) -> bool {
         let State { probed, candidates } = &mut *self.lock();
         let Some(server) = candidates.get(key) else { return false };
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_answers_with_the_right_numbers_is_the_client() {
+    fn an_answer_with_the_right_numbers_identifies_the_client() {
         let vips = ["10.96.0.1:80", "10.96.0.2:80"].map(|a| a.parse().unwrap());
         let probes = Probes::default();
         let server = key(5000);
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_have_none_of_them() {
+    fn a_client_may_have_none_of_the_connections() {
         let vips = ["10.96.0.1:80", "10.96.0.2:80"].map(|a| a.parse().unwrap());
         let probes = Probes::default();
         let server = key(5000);
@@ -206,7 +205,7 @@ mod tests {
         assert!(probes.begin(&key(5000), &at(1, 1), &vips, 12));
         assert_eq!(probes.lock().probed.len(), 1);
         assert_eq!(probes.lock().candidates.len(), 1);
-        // What was denied makes room first.
+        // A connection that the client denied is the first to be replaced.
         assert!(probes.deny(&client_key(&key(5000), vips[0]), &at(1, 0)));
         for n in 0..CAPACITY as u16 {
             assert!(probes.begin(&key(n), &at(1, 1), &vips, 12));

@@ -37,15 +37,15 @@ pub use sweep::PendingCounts;
 const NONE: u32 = u32::MAX;
 /// Buckets of an empty table.
 const SMALLEST_INDEX: usize = 64;
-/// Load at which the index grows, in eighths. Its size matters more than that of the connection
-/// table's shards: every packet reads it.
+/// Load at which the index grows, in eighths. It may be higher than in the connection table's shards. A small index
+/// matters more here, because every packet reads it.
 const MAX_LOAD: usize = 6;
-/// Memory for own plans is allocated for so many entries at a time.
+/// Number of entries for which memory for own plans is allocated at a time.
 const OWN_PLANS_PER_CHUNK: usize = 1024;
 
 type Chunk<T> = Option<Box<[T; OWN_PLANS_PER_CHUNK]>>;
 
-/// What the worker stores about one direction of a connection.
+/// The data that the worker stores about one direction of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowEntry {
     /// The key of its packets, as they are received.
@@ -55,18 +55,18 @@ pub struct FlowEntry {
     pub sender: u64,
     /// The connection, and the direction.
     pub connection: ConnectionRef,
-    /// What `plan` depends on.
+    /// The addresses on which `plan` depends.
     pub groups: Groups,
     /// Second of the last hit, for expiry of the entry.
     pub last_seen: u32,
-    /// What is done with its packets.
+    /// The plan for its packets.
     pub plan: Plan,
 }
 
 /// Limits and hash key of a flow table.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowTableConfig {
-    /// Most entries (directions of connections).
+    /// Maximum number of entries (directions of connections).
     pub entries: usize,
     /// Secret hash key of this process.
     pub hash_key: HashKey,
@@ -81,8 +81,8 @@ pub struct FlowTable {
     plans: SharedPlans,
     /// Own plans by entry number, in chunks that are allocated when first needed.
     own_plans: Vec<Chunk<Plan>>,
-    /// What own plans depend on, in the same places. What a shared plan depends on follows from the
-    /// entry's key.
+    /// The dependencies of own plans, at the same indices. The dependencies of a shared plan follow from the entry's
+    /// key.
     own_groups: Vec<Chunk<Groups>>,
     presence: Presence,
     revalidations: Revalidations,
@@ -162,7 +162,7 @@ impl FlowTable {
         Some(id)
     }
 
-    /// [`insert`](Self::insert) for a key without an entry, as [`find`](Self::find) has reported.
+    /// [`insert`](Self::insert) for a key that has no entry according to [`find`](Self::find).
     pub fn insert_absent(&mut self, hash: u64, entry: &FlowEntry) -> Option<EntryId> {
         debug_assert!(self.search(hash, &entry.key).is_none(), "{} has an entry", entry.key);
         let id = self.take_number()?;

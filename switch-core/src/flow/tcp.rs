@@ -7,7 +7,8 @@
 
 use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
 
-/// State of one side of a TCP connection: what it has sent, and what of it was acknowledged.
+/// State of one side of a TCP connection: which control segments it has sent, and which of them
+/// were acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum TcpState {
@@ -56,8 +57,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Reads the segment whose header starts at `header`, with `payload` bytes of data behind
-    /// it. The header was checked by `parse` to be whole.
+    /// Reads the segment whose header starts at `header`, with `payload` bytes of data behind it.
+    /// `parse` has checked that the header is complete.
     #[inline]
     pub fn read(header: &[u8], flags: u8, payload: u32) -> Self {
         let header = header.first_chunk().copied().unwrap_or([0u8; 16]);
@@ -112,7 +113,7 @@ pub fn window_scale(header: &[u8]) -> Option<u8> {
     None
 }
 
-/// What is known about one side of a connection.
+/// The known facts about one side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side {
     /// State.
@@ -130,15 +131,16 @@ pub struct Side {
 /// The result of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
-    /// It fits; states may change.
+    /// It fits; the states may change.
     Fits,
-    /// A SYN after the connection was closed: nothing was changed, the caller ends the old one.
+    /// A SYN after the connection was closed: nothing was changed, and the caller ends the old
+    /// connection.
     Restart,
     /// Outside the window: must be dropped, nothing was changed (T-N2).
     OutOfWindow,
 }
 
-/// Window that is assumed at least, in bytes.
+/// Minimum window that is assumed, in bytes.
 const MIN_WINDOW: u32 = 65_535;
 
 /// Whether a connection with these states is closed, so that its ports may be used again: reset, or
@@ -147,8 +149,8 @@ pub fn is_over(a: TcpState, b: TcpState) -> bool {
     a == TcpState::Reset || b == TcpState::Reset || a.min(b) >= TcpState::Closing
 }
 
-/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all but SYN
-/// and RST have ACK set, and a SYN has neither FIN nor RST.
+/// Whether an end system ever sends a segment with these flags (RFC 9293 §3.5, §3.10): all segments
+/// except SYN and RST have ACK set, and a SYN has neither FIN nor RST.
 pub fn is_possible(flags: u8) -> bool {
     match flags & (SYN | FIN | RST) {
         SYN | RST => true,
@@ -186,7 +188,7 @@ pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
         let window = peer.window.max(1);
         let offset = segment.seq.wrapping_sub(peer.ack);
         // A side with data in flight resets with its next sequence number. That may be ahead of the
-        // peer's acknowledgment, but not beyond what was seen of this side.
+        // peer's acknowledgment, but not beyond the data seen from this side.
         let sent = own.seq_end.wrapping_sub(peer.ack);
         let limit = window.max(if (sent as i32) > 0 { sent } else { 0 });
         return if offset <= limit { Judgement::Fits } else { Judgement::OutOfWindow };
@@ -203,8 +205,8 @@ pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
 }
 
 /// Idle timeout of a connection in these states, in seconds (RFC 5382 REQ-5: established two hours
-/// four minutes, transitory four minutes). A half-closed one may carry data of the other side for an
-/// hour, as kube-proxy sets it (`tcpCloseWaitTimeout`).
+/// four minutes, transitory four minutes). A half-closed connection may carry data of the other
+/// side for an hour, the timeout that kube-proxy sets (`tcpCloseWaitTimeout`).
 pub fn idle_limit(a: TcpState, b: TcpState) -> u32 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
     match (low, high) {

@@ -1,9 +1,8 @@
-//! Session affinity by client address (S9): which backend a client of a Service port is pinned to,
-//! and for how long. Shared by all workers; used only when a connection to a Service with affinity
-//! is opened.
+//! Session affinity by client address (S9): the backend to which a client of a Service port is pinned, and for how
+//! long. Shared by all workers; used only when a connection to a Service with affinity is opened.
 //!
-//! Bounded: without room, the client is not pinned. It then gets the backend that its address hashes
-//! to, which stays the same while the set of backends does.
+//! Bounded: if there is no room, the client is not pinned. It then gets the backend that its address hashes to, which
+//! stays the same as long as the set of backends does.
 
 #![allow(clippy::disallowed_types, reason = "taken when a connection with affinity begins")]
 
@@ -13,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use hashbrown::HashMap;
 use podswitch_policy::service::entry::ServicePortId;
 
-/// Most pinned clients.
+/// Maximum number of pinned clients.
 const LIMIT: usize = 1 << 18;
 /// Number of locks, so that workers rarely wait for each other.
 const SHARDS: usize = 16;
@@ -79,7 +78,7 @@ impl Affinity {
         });
     }
 
-    /// Pins a client that is not pinned, for what is `left` of its timeout.
+    /// Pins a client that is not pinned, for the time `left` of its timeout.
     pub fn restore(
         &self,
         service: ServicePortId,
@@ -94,7 +93,8 @@ impl Affinity {
     }
 
     /// Calls `each` for every pinned client at the second `now`: the Service port, the client, its backend, and the
-    /// seconds left. Workers that open a connection with affinity meanwhile wait for a sixteenth of that.
+    /// seconds left. It locks one of the sixteen shards at a time; workers that open a connection with affinity wait
+    /// for that shard only.
     pub fn for_each(&self, now: u32, mut each: impl FnMut(ServicePortId, IpAddr, SocketAddr, u32)) {
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_restored_unless_there_is_a_newer_pin() {
+    fn the_remaining_time_is_restored_unless_there_is_a_newer_pin() {
         let (was, is) = (Affinity::default(), Affinity::default());
         let service = ServicePortId(1);
         let backend = |n: u8| SocketAddr::from(([10, 1, 0, n], 80));

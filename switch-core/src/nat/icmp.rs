@@ -1,5 +1,5 @@
-//! Translation of ICMP errors about a translated connection: of the error's own addresses, and of the
-//! quoted packet, which becomes as its sender sent it (RFC 5508 §4.2, REQ-4 and REQ-5).
+//! Translation of ICMP errors about a translated connection: of the error's own addresses, and of the quoted packet,
+//! which is restored to the form in which its sender sent it (RFC 5508 §4.2, REQ-4 and REQ-5).
 //!
 //! On the slow path.
 
@@ -18,9 +18,9 @@ fn address_fields(network: Network) -> Option<(usize, usize, usize)> {
     }
 }
 
-/// Rewrites an ICMP error. `reply`: the reverse of the quoted packet's key, which is a direction of
-/// a connection. `outgoing`: the key of that direction's packets after translation. The source
-/// address is translated if it is the connection's other end; a router's is kept.
+/// Rewrites an ICMP error. `reply`: the reverse of the quoted packet's key, which is a direction of a connection.
+/// `outgoing`: the key of that direction's packets after translation. The source address is translated if it is the
+/// connection's other end. The source address of a router is kept.
 pub fn translate_error(
     packet: &mut Packet,
     parsed: &Parsed,

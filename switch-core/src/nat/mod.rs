@@ -1,9 +1,9 @@
-//! Network address translation: everything about it except when it is applied.
+//! Network address translation, except the decision when it is applied.
 //!
 //! * [`select`]: which backend a new connection to a Service gets (DNAT), and whether its source is
 //!   translated (SNAT, masquerade).
 //! * [`affinity`]: which backend a client keeps (session affinity).
-//! * [`ports`]: the source ports that SNAT hands out, shared by all workers.
+//! * [`ports`]: the source ports for SNAT, shared by all workers.
 //! * [`rewrite`]: addresses, ports and checksums of a packet, in place.
 //! * [`icmp`]: ICMP errors about a translated connection, and the packets that they quote.
 //!

@@ -1,18 +1,18 @@
 //! Source ports for SNAT (S16, RFC 4787 REQ-1 to REQ-3; threat T-N1).
 //!
-//! A masqueraded client endpoint ([`SourceNat::Endpoint`]) has one port for all its destinations, and no
-//! other client has the same. A connection with a port of its own ([`SourceNat::Connection`]) shares it
-//! with no other connection to the same destination, which the connection table sees to: their reply
-//! keys would be the same. So each destination has all ports of the range. What is kept here is how
-//! many of them each port of the switch holds.
+//! A masqueraded client endpoint ([`SourceNat::Endpoint`]) has one port for all its destinations, and no other client
+//! has the same port. A connection with a port of its own ([`SourceNat::Connection`]) shares the port with no other
+//! connection to the same destination; the connection table ensures this, because their reply keys would be the same.
+//! So all ports of the range are available for each destination. This module counts how many of them each port of the
+//! switch holds.
 //!
 //! Shared by all workers behind one lock, which is taken when a connection with SNAT is opened or
 //! ends, never for other packets. The range of ports must be reserved on the node, so that the
 //! node's own sockets do not use them.
 //!
-//! Both can keep shares fair: a holder that has as many ports as are free gets no more. So one pod
-//! never has more than half of them, two pods have at most two thirds, and a pod without any finds
-//! one (T-C5).
+//! For both kinds, shares can be limited fairly: a holder that already has as many ports as are free gets no more. So
+//! one pod never has more than half of them, two pods have at most two thirds, and a pod without any ports finds one
+//! (T-C5).
 
 #![allow(clippy::disallowed_types, reason = "taken when a translated connection begins or ends")]
 
@@ -163,7 +163,7 @@ impl NatPorts {
         Some(port)
     }
 
-    /// Counts a connection with SNAT to its destination. False if shares are fair and the holder's is
+    /// Counts a connection with SNAT to its destination. False if shares are limited and the holder's share is
     /// exhausted.
     pub fn share(&self, pinned: &Pinned, lease: &Lease<'_>) -> bool {
         let Leases { shared, alone, .. } = &mut *self.lock();
@@ -182,8 +182,8 @@ impl NatPorts {
         true
     }
 
-    /// Leases what a connection of an earlier process had, whatever its holder's share. False if its port has another
-    /// client by now.
+    /// Leases the port of a connection from an earlier process, regardless of its holder's share. False if another
+    /// client has the port now.
     pub fn restore(&self, pinned: &Pinned) -> bool {
         let range = 0..=u16::MAX;
         match pinned.source_nat {
@@ -328,20 +328,20 @@ mod tests {
         let other = ports.map(&connection(10, SourceNat::Endpoint), &any(5)).unwrap();
         assert_ne!(other, first.reply.dst_port);
         ports.release(&first);
-        assert_eq!(ports.in_use(), 2, "the second connection has it still");
+        assert_eq!(ports.in_use(), 2, "the second connection still has it");
         ports.release(&second);
         assert_eq!(ports.in_use(), 1);
     }
 
     #[test]
-    fn nobody_takes_all_where_shares_are_fair() {
+    fn no_holder_takes_all_ports_if_shares_are_fair() {
         for source_nat in [SourceNat::Endpoint, SourceNat::Connection] {
             let ports = NatPorts::default();
             let fair = Lease { fair: true, ..any(3) };
             let lease = |origin: u16, n: u16, to: u16| {
                 let mut pinned = connection(n, source_nat);
                 pinned.origin = PortId(origin);
-                // Each source of packets has addresses of its own.
+                // Each source of packets has its own addresses.
                 pinned.original.src[3] = origin as u8;
                 pinned.reply.src_port = to;
                 if !ports.share(&pinned, &fair) {
@@ -361,21 +361,21 @@ mod tests {
             let second: Vec<_> = (0..100).map_while(|n| lease(2, n, 53)).collect();
             assert_eq!(second.len(), 25);
             for origin in 3..9 {
-                assert!(lease(origin, 1, 53).is_some(), "whoever has none finds one");
+                assert!(lease(origin, 1, 53).is_some(), "a holder without a port finds one");
             }
-            // Another destination is another matter, unless the port is for all of them.
+            // Another destination has its own ports, unless a port is for all destinations.
             let elsewhere = lease(1, 1000, 54).is_some();
             assert_eq!(elsewhere, source_nat == SourceNat::Connection);
-            // What was given back counts no more.
+            // A released port no longer counts.
             first.iter().for_each(|pinned| ports.release(pinned));
             assert!(lease(1, 7, 53).is_some());
             assert_eq!(ports.in_use(), 25 + 6 + 1 + usize::from(elsewhere));
         }
     }
 
-    /// One who speaks for many has no share.
+    /// A port that carries many clients has no share.
     #[test]
-    fn where_shares_are_not_fair_all_are_for_one() {
+    fn without_fair_shares_one_holder_may_take_all_ports() {
         let ports = NatPorts::default();
         assert!((0..200).all(|n| ports.share(&connection(n, SourceNat::Connection), &any(0))));
         let mapped =

@@ -1,7 +1,7 @@
 //! Address selection for a new connection: its backend if it goes to a Service (DNAT), and the
 //! address that replaces its source (SNAT, masquerade). Rules S1 to S9, S16 and P3.
 //!
-//! Called by `resolve` for the first packet of a connection. Counts and remembers nothing: the
+//! Called by `resolve` for the first packet of a connection. Counts nothing and keeps no state: the
 //! result is written into the connection's [`Pinned`] facts.
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,13 +29,13 @@ pub struct Served<'s> {
 /// Why a connection to a Service gets no backend.
 #[derive(Clone, Copy, Debug)]
 pub enum Refusal<'s> {
-    /// The client is told (S5, S6).
+    /// The client gets an error (S5, S6).
     Reject(RejectReason, Subject<'s>),
     /// The packet is dropped without an answer (S3, S4, S6, S7).
     Drop(ServiceDrop, Subject<'s>),
 }
 
-/// The first packet of a connection, as far as address selection needs it.
+/// The fields of a connection's first packet that address selection needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FirstPacket<'a, 's> {
     /// Its key.
@@ -51,11 +51,11 @@ pub(crate) struct FirstPacket<'a, 's> {
 }
 
 /// Selects the backend of a new connection to a Service and writes it into `pinned`: the source of
-/// the replies, and their destination if the client's own address would not lead them back to this
-/// node (S8). `None`: the destination is no Service.
+/// the replies, and also their destination if replies to the client's own address would not return
+/// to this node (S8). `None`: the destination is not a Service.
 ///
 /// `returns_to_host`: whether the packet of a connection with these facts would go back to the
-/// node's own stack, which it came from.
+/// node's own stack, from which it came.
 ///
 /// # Errors
 /// The Service rejects or drops the connection.

@@ -77,7 +77,7 @@ fn accepts_gso(packet: &Packet, offloads: Offloads) -> bool {
     kind && offloads.checksum && (offloads.tunnel || !gso::is_tunnelled(packet))
 }
 
-/// Bytes of the largest network-layer packet that a parsed packet stands for: one segment of a GSO
+/// Bytes of the largest network-layer packet that a parsed packet is sent as: one segment of a GSO
 /// packet, otherwise the packet itself. To be compared with the path MTU.
 #[inline]
 pub fn largest_l3(packet: &Packet, parsed: &Parsed) -> usize {

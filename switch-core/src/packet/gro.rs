@@ -2,9 +2,9 @@
 //! Called by ports on reception where the kernel does not do it: inside a tunnel that user space
 //! terminates.
 //!
-//! Only segments are merged that [`segment`](super::segment) would produce again, byte for byte. The one
-//! exception is the IPv4 identification of packets with DF, which has no meaning (RFC 6864 §4.1). Every
-//! checksum that the GRO packet no longer carries was verified.
+//! Segments are merged only if [`segment`](super::segment) would produce them again, byte for byte. The one exception
+//! is the IPv4 identification of packets with DF, which has no meaning (RFC 6864 §4.1). Every checksum that the GRO
+//! packet no longer carries was verified.
 
 use arrayvec::ArrayVec;
 use podswitch_wire::checksum::{Sum, sum};

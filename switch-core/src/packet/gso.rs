@@ -1,6 +1,5 @@
-//! Segmentation in software: splits a TCP or UDP GSO packet into the packets that it stands for, as
-//! the kernel does for devices without TSO or USO. Called by the worker for egress ports that do not
-//! support GSO.
+//! Segmentation in software: splits a TCP or UDP GSO packet into its segments, as the kernel does
+//! for devices without TSO or USO. Called by the worker for egress ports that do not support GSO.
 
 use podswitch_wire::checksum::{Sum, finish_partial, sum};
 use podswitch_wire::flow_key::proto;
@@ -16,7 +15,7 @@ use crate::action::DropReason;
 pub struct SegmentError {
     /// The reason.
     pub reason: DropReason,
-    /// Packets that were handed out before.
+    /// Number of packets that were passed to `out` before.
     pub produced: usize,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Of an Ethernet frame with up to two VLAN tags that holds at least an IP header.
+    /// The network header of an Ethernet frame with up to two VLAN tags. The frame must hold at least an IP header.
     #[inline]
     pub(super) fn of(frame: &[u8]) -> Option<Self> {
         let mut l3 = 14;
@@ -36,7 +36,7 @@ impl Link {
         self.claimed_end(frame).min(frame.len())
     }
 
-    /// Where the IP packet says that it ends, which may be behind the frame's end.
+    /// The end of the IP packet according to its length field, which may be behind the frame's end.
     #[inline]
     pub(super) fn claimed_end(&self, frame: &[u8]) -> usize {
         let length = if self.v4 {
@@ -60,8 +60,8 @@ impl Link {
     }
 }
 
-/// Where the IP packet in a frame says that it ends, which may be behind the frame's end. `None`: no
-/// IP header, or an incomplete one. Nothing but the length field is checked.
+/// The end of the IP packet in a frame according to its length field, which may be behind the frame's end. `None`: no
+/// IP header, or an incomplete one. Only the length field is checked.
 pub fn ip_end(frame: &[u8]) -> Option<usize> {
     Link::of(frame).map(|link| link.claimed_end(frame))
 }

@@ -43,7 +43,7 @@ pub const HEADROOM: usize = 128;
 /// Length of the longest frame: a 64 KiB IP packet with Ethernet header and two VLAN tags.
 pub const MAX_FRAME: usize = 65_535 + 14 + 8;
 
-/// Where a packet comes from. Only received packets count in received = forwarded + consumed +
+/// The origin of a packet. Only received packets count in received = forwarded + consumed +
 /// dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Origin {
@@ -69,9 +69,9 @@ pub struct Meta {
     buf: Box<[u8]>,
     head: u32,
     len: u32,
-    /// Where a received frame begins: behind the headroom, on a cache line.
+    /// Start of a received frame: behind the headroom, on a cache line.
     start: u32,
-    /// Where the space for a frame ends.
+    /// End of the space for a frame.
     end: u32,
     /// A mark that the receiving port may set, to recognise the frame. The engine does not change it.
     pub mark: u32,
@@ -218,7 +218,7 @@ impl Packet {
     pub(crate) const LINE: usize = 64;
 
     /// Replaces the frame with a copy of the first `len` bytes of `bytes`. Bytes behind them may be
-    /// copied as well, so that a short frame takes a few moves and no call.
+    /// copied as well, so that a short frame takes a few moves instead of a call.
     ///
     /// # Panics
     /// If there are fewer bytes than `len`, or it exceeds [`capacity`](Self::capacity).
@@ -229,7 +229,7 @@ impl Packet {
             && let Some(to) = spare.first_chunk_mut::<{ Self::LINE }>()
             && let Some(from) = bytes.first_chunk::<{ Self::LINE }>()
         {
-            // Through integers: the compiler would merge a plain copy with the call below.
+            // Copies integers: the compiler would merge a byte copy with the call below.
             let (to, from) = (to.as_chunks_mut::<16>().0, from.as_chunks::<16>().0);
             let words = [0, 1, 2, 3].map(|i| u128::from_ne_bytes(from[i]));
             for i in 0..4 {
@@ -293,7 +293,7 @@ impl Packet {
     /// If the frame is shorter than `n`.
     #[inline]
     pub fn pull_front(&mut self, n: usize) {
-        assert!(n <= self.len(), "frame shorter than what is pulled");
+        assert!(n <= self.len(), "frame shorter than the bytes to remove");
         self.head += n as u32;
         self.len -= n as u32;
     }

@@ -20,7 +20,7 @@ pub enum GsoType {
     UdpL4 = 5,
 }
 
-/// What a port does itself on transmission.
+/// The work that a port does itself on transmission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Offloads {
     /// Accepts frames with partial layer-4 checksums.
@@ -68,8 +68,8 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// Most segments of one GSO packet: limits the work that one received frame can cause. 64 KiB in
-    /// segments of 48 bytes, the smallest to which Linux lets a path MTU reduce TCP, are 1,366.
+    /// Maximum number of segments of one GSO packet: limits the work that one received frame can cause. 64 KiB in
+    /// segments of 48 bytes, the smallest size to which Linux lets a path MTU reduce TCP, are 1,366.
     pub const MAX_SEGMENTS: usize = 2048;
 
     /// Metadata that contradicts every frame and never passes [`check`](Self::check). For ports, which
@@ -103,7 +103,7 @@ impl Offload {
         Ok(())
     }
 
-    /// Whether anything is left to do: a partial checksum, or segmentation.
+    /// Whether a port still has work to do: a partial checksum, or segmentation.
     #[inline]
     pub const fn is_unfinished(&self) -> bool {
         // Without a branch: nearly always neither is set.
@@ -156,7 +156,7 @@ impl Offload {
         self.csum_partial && self.csum_offset == 8
     }
 
-    /// Whether the frame is a GSO packet, which stands for several packets.
+    /// Whether the frame is a GSO packet, which will be segmented into several packets.
     #[inline]
     pub const fn is_gso(&self) -> bool {
         !matches!(self.gso_type, GsoType::None)

@@ -1,5 +1,5 @@
-//! A worker's pool of packet buffers: bounded, in two sizes, last in first out so that buffers which
-//! are still in the cache are used first.
+//! A worker's pool of packet buffers: bounded, with two buffer sizes, last in first out, so that buffers which are
+//! still in the cache are used first.
 
 use super::{Batch, HEADROOM, MAX_FRAME, Packet};
 
@@ -12,7 +12,7 @@ pub enum SizeClass {
     Large,
 }
 
-/// Most buffers in use, and most free buffers kept, by size.
+/// Maximum number of buffers in use, and of free buffers that are kept, by size.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
     /// Small buffers (2 KiB).

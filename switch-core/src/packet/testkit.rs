@@ -1,5 +1,5 @@
-//! Frames for the tests of this module: built field by field, and checked with `etherparse`, which shares
-//! no code with what is tested.
+//! Frames for the tests of this module: built field by field, and checked with `etherparse`, which
+//! shares no code with the tested functions.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
@@ -139,7 +139,7 @@ pub fn be(pair: &[u8]) -> u32 {
     u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))
 }
 
-/// What `etherparse` reads from a TCP or UDP packet.
+/// The headers that `etherparse` parses from a TCP or UDP packet.
 #[derive(Debug)]
 pub struct Inspected {
     pub payload: Vec<u8>,
@@ -155,7 +155,7 @@ pub fn inspect(frame: &[u8]) -> Inspected {
     let (id, ip_len, addresses) = match sliced.net.as_ref().expect("an IP packet") {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            // All ones and all zeroes are the same number in ones' complement.
+            // In ones' complement, all ones and all zeroes are the same number.
             let wanted = header.to_header().calc_header_checksum();
             assert_eq!(header.header_checksum() % 0xffff, wanted % 0xffff);
             (header.identification(), usize::from(header.total_len()), None)
@@ -177,7 +177,7 @@ pub fn inspect(frame: &[u8]) -> Inspected {
                 Some((s, d)) => tcp.calc_checksum_ipv6(s, d).unwrap(),
                 None => tcp.calc_checksum_ipv4(v4().0, v4().1).unwrap(),
             };
-            // A sum of all ones and one of zero are the same number (RFC 1071).
+            // A sum of all ones and a sum of zero are the same number (RFC 1071).
             assert_eq!(tcp.checksum() % 0xffff, sum % 0xffff, "TCP checksum");
             Inspected {
                 payload: tcp.payload().to_vec(),

@@ -7,7 +7,7 @@ fn packet() -> Packet {
 }
 
 #[test]
-fn frames_begin_on_a_cache_line_whatever_the_buffer() {
+fn frames_begin_on_a_cache_line_in_any_buffer() {
     for capacity in [0, 1, 63, 64, 1000, Pool::SMALL, Pool::LARGE] {
         let packet = Packet::with_capacity(capacity);
         assert_eq!(packet.bytes().as_ptr().addr() % 64, 0);
@@ -38,7 +38,7 @@ fn headers_are_pushed_and_pulled() {
 
 #[test]
 #[should_panic(expected = "headroom exhausted")]
-fn headroom_is_all_there_is() {
+fn headroom_is_limited() {
     packet().push_front(HEADROOM + 1);
 }
 
@@ -50,7 +50,7 @@ fn a_frame_stays_in_its_buffer() {
 
 #[test]
 #[should_panic(expected = "out of range")]
-fn what_is_copied_stays_in_the_buffer() {
+fn copies_stay_in_the_buffer() {
     packet().fill(&[0; 201]);
 }
 

@@ -2,10 +2,10 @@
 //! `VIRTIO_NET_HDR_GSO_UDP_L4`). The inverse of segmentation. Called by ports on transmission where a system call costs
 //! more than a datagram (decision record 0030).
 //!
-//! Nothing is copied: a run is the headers of its first datagram with other lengths, and the payload of each. Only
-//! datagrams are joined that [`segment`](super::segment) would produce again, byte for byte. The one exception is the
-//! IPv4 identification, which the receiver's kernel counts up from the first. Every checksum that the GSO packet no
-//! longer carries was verified, or is partial.
+//! No payload is copied: a run is the headers of its first datagram with other lengths, and the payload of each
+//! datagram. Datagrams are joined only if [`segment`](super::segment) would produce them again, byte for byte. The one
+//! exception is the IPv4 identification, which the receiver's kernel increments from the first. Every checksum that the
+//! GSO packet no longer carries was verified, or is partial.
 
 use arrayvec::ArrayVec;
 use podswitch_wire::checksum::{pseudo_v4, pseudo_v6, sum};
@@ -22,13 +22,13 @@ const ETHERNET: usize = 14;
 const UDP: usize = 8;
 /// Bytes of Ethernet, IPv6 and UDP headers, the longest that are joined.
 pub const MAX_HEADERS: usize = ETHERNET + 40 + UDP;
-/// Flows whose runs grow at the same time.
+/// Number of flows whose runs grow at the same time.
 const FLOWS: usize = 8;
 /// No datagram.
 const NONE: u8 = u8::MAX;
 
 const _: () =
-    assert!(BATCH <= 64, "a bit for each packet; and Linux took at most 64 segments before 6.9");
+    assert!(BATCH <= 64, "a bit for each packet; and Linux before 6.9 accepts at most 64 segments");
 
 /// A UDP datagram that can be joined: a whole one, untagged, without IPv4 options or IPv6 extension headers, padding
 /// or a missing checksum.
@@ -109,7 +109,7 @@ impl Datagram {
     }
 }
 
-/// Whether a frame that is no [`Datagram`] certainly belongs to no flow of UDP.
+/// Whether a frame that is not a [`Datagram`] certainly belongs to no UDP flow.
 fn is_unrelated(frame: &[u8]) -> bool {
     match frame.get(12..14) {
         Some([0x08, 0x00]) => frame.get(23).is_some_and(|protocol| *protocol != proto::UDP),
@@ -132,19 +132,19 @@ struct Open {
     verified: bool,
 }
 
-/// The runs of a burst. Packets keep their numbers in the burst.
+/// The runs of a burst. Packets are identified by their index in the burst.
 #[derive(Debug)]
 pub struct UdpRuns {
-    /// The next datagram of the run of each.
+    /// For each packet, the next datagram of its run.
     next: [u8; BATCH],
-    /// Those that begin a run of at least two.
+    /// The packets that begin a run of at least two.
     firsts: u64,
-    /// Those that continue one.
+    /// The packets that continue a run.
     others: u64,
 }
 
 impl UdpRuns {
-    /// Finds the runs of a burst. `None`: there is none of two datagrams or more.
+    /// Finds the runs of a burst. `None`: there is no run of two datagrams or more.
     pub fn of(burst: &[Packet]) -> Option<Self> {
         if burst.len() < 2 {
             return None;
@@ -189,7 +189,7 @@ impl UdpRuns {
                     self.firsts |= 1 << run.first;
                     self.others |= 1 << at;
                     (run.last, run.payload) = (at, payload);
-                    // A shorter one can only be the last.
+                    // A shorter datagram can only be the last.
                     if datagram.payload < run.datagram.payload {
                         open.remove(which);
                     }
@@ -205,13 +205,13 @@ impl UdpRuns {
         open.push(Open { first: at, last: at, datagram, payload, verified: false });
     }
 
-    /// Whether the packet is sent with an earlier one.
+    /// Whether the packet is sent together with an earlier one.
     pub fn continues(&self, at: usize) -> bool {
         self.others >> at & 1 != 0
     }
 
-    /// The run that begins with the packet `at` of the burst. `None`: it is sent alone, or
-    /// [continues](Self::continues) a run.
+    /// The run that begins with packet `at` of the burst. `None`: it is sent alone, or [continues](Self::continues) a
+    /// run.
     pub fn run<'a>(&'a self, burst: &'a [Packet], at: usize) -> Option<UdpRun<'a>> {
         let begins = self.firsts >> at & 1 != 0;
         let datagram = begins.then(|| Datagram::read(burst.get(at)?)).flatten()?;
@@ -228,7 +228,7 @@ pub struct UdpRun<'a> {
 }
 
 impl UdpRun<'_> {
-    /// The numbers of its packets in the burst.
+    /// The indices of its packets in the burst.
     pub fn members(&self) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(self.first), |at| {
             Some(self.runs.next[*at]).filter(|next| *next != NONE).map(usize::from)

@@ -116,7 +116,7 @@ impl Device for MemoryDevice {
 #[derive(Debug)]
 struct MemoryPort {
     side: Arc<SwitchSide>,
-    /// This worker has called `arm` and not received since.
+    /// This worker has called `arm` and has not received since.
     armed: bool,
 }
 
@@ -276,7 +276,7 @@ impl MemoryEnd {
             }
             lane.disarm();
             let there = self.pending() > 0 || self.is_closed();
-            // A spurious wake-up: the sender of a frame that was received before has rung only now.
+            // A spurious wake-up: the sender of a frame that was already received rang the doorbell late.
             if there || now >= end {
                 return Ok(there);
             }

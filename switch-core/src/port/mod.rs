@@ -42,7 +42,7 @@ pub trait Port: Send {
     /// Receives frames into buffers of `pool`, as many as `batch` has room for. `Ok(0)`: there are none.
     ///
     /// # Errors
-    /// The device failed. `ErrorKind::NotConnected`: the device is gone.
+    /// The device failed. `ErrorKind::NotConnected`: the device no longer exists.
     fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize>;
 
     /// Transmits from the front of `batch`. Packets that were sent are removed and returned to `pool`.
@@ -110,9 +110,9 @@ pub trait Device: Send {
     /// Properties of the device.
     fn info(&self) -> PortInfo;
 
-    /// Called by the control thread, a few times a second: work that no worker may wait for, such as
-    /// queries to the kernel. Returns what somebody took from the device and was put back, each as
-    /// words for a note. The default does nothing.
+    /// Called by the control thread, a few times a second, for work that no worker may wait for, such as queries to the
+    /// kernel. If another program changed the device and the change was reverted, returns a description of each such
+    /// repair. The default does nothing.
     fn maintain(&mut self) -> Vec<String> {
         Vec::new()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use podswitch_dns::Zone;
 use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, HostPort, Service, ServiceName};
 use podswitch_wire::cidr::Cidr;
@@ -58,6 +59,8 @@ pub enum Change {
     Bridge(Arc<BridgeDomain>),
     /// Deletes the bridge domain of this name.
     BridgeGone(Arc<str>),
+    /// Replaces the names that the switch answers for; `None`: none.
+    Zone(Option<Arc<Zone>>),
     /// Replaces the settings: all fields of the configuration that are not lists of objects. The
     /// lists are ignored.
     Settings(Arc<Config>),

@@ -1,4 +1,4 @@
-//! What is in force instead of an invalid policy. It never allows anything.
+//! The policy that is in force instead of an invalid one. It never allows anything.
 
 use podswitch_policy::rule::{
     Action, ClusterNetworkPolicy, ClusterPeer, ClusterRule, NamespacedPods, NetworkPolicy, Ports,
@@ -42,7 +42,7 @@ pub(super) fn closed_cluster(policy: &ClusterNetworkPolicy) -> ClusterNetworkPol
 }
 
 /// Two policies of one name: the pods of the namespace are isolated in the directions that either
-/// names.
+/// of them names.
 pub(super) fn both_networks(a: &NetworkPolicy, b: &NetworkPolicy) -> NetworkPolicy {
     NetworkPolicy {
         pods: Selector::everything(),
@@ -52,7 +52,7 @@ pub(super) fn both_networks(a: &NetworkPolicy, b: &NetworkPolicy) -> NetworkPoli
     }
 }
 
-/// Two policies of one name: all pods are isolated in the directions that either names.
+/// Two policies of one name: all pods are isolated in the directions that either of them names.
 pub(super) fn both_clusters(
     a: &ClusterNetworkPolicy,
     b: &ClusterNetworkPolicy,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use podswitch_dns::Zone;
 use podswitch_policy::rule::{ClusterNetworkPolicy, Namespace, NetworkPolicy};
 use podswitch_policy::service::model::{EndpointSlice, Service};
 
@@ -23,6 +24,10 @@ macro_rules! kinds {
         #[derive(Debug, Default)]
         pub(crate) struct Desired {
             pub(crate) settings: Settings,
+            /// The names that the switch answers for.
+            pub(crate) zone: Option<Arc<Zone>>,
+            /// The same, before the publish.
+            zone_before: Option<Arc<Zone>>,
             $($(#[$doc])* pub(crate) $kind: Kind<$object>,)*
         }
 
@@ -42,14 +47,15 @@ macro_rules! kinds {
                 Diff { $($kind: self.$kind.difference(),)* }
             }
 
-            /// Everything that is left out.
+            /// All objects that are left out.
             pub(crate) fn left_out(&self) -> Vec<LeftOut> {
                 let mut list = Vec::new();
                 $(self.$kind.left_out(&mut list);)*
                 list
             }
 
-            /// What the publish left out, and what it put in force that had been left out.
+            /// The objects that this publish left out, and those that it put in force after they
+            /// had been left out.
             pub(crate) fn news(&self) -> (Vec<LeftOut>, Vec<Cookie>) {
                 let (mut left_out, mut taken) = (Vec::new(), Vec::new());
                 $(self.$kind.newly_left_out(&mut left_out);)*
@@ -57,15 +63,17 @@ macro_rules! kinds {
                 (left_out, taken)
             }
 
-            /// Keeps what was settled.
+            /// Keeps the settled state.
             pub(crate) fn commit(&mut self) {
                 $(self.$kind.commit();)*
+                self.zone_before.clone_from(&self.zone);
             }
 
             /// Undoes the publish, given the previous settings.
             pub(crate) fn undo(&mut self, settings: Settings) {
                 $(self.$kind.undo(&settings);)*
                 self.settings = settings;
+                self.zone.clone_from(&self.zone_before);
             }
         }
     };
@@ -100,6 +108,7 @@ impl Desired {
     /// Stages a whole configuration. Returns the previous settings.
     pub(crate) fn stage_config(&mut self, config: &Config) -> Settings {
         self.stage_objects(config);
+        self.zone.clone_from(&config.zone);
         std::mem::replace(&mut self.settings, Settings::of(config))
     }
 
@@ -138,6 +147,7 @@ impl Desired {
             Change::RouteGone(destination) => self.routes.stage(destination, None),
             Change::Bridge(object) => self.bridges.stage(object.key(), Some(object)),
             Change::BridgeGone(name) => self.bridges.stage(name, None),
+            Change::Zone(zone) => self.zone = zone,
             Change::Settings(config) => self.settings = Settings::of(&config),
         }
     }

@@ -8,7 +8,7 @@ use super::settings::Settings;
 use crate::config::NextHop;
 
 /// The choice among the next hops that are `known`. The table has the size for `all` of them, so
-/// that few flows move when one comes or goes.
+/// that few flows move when a next hop is added or removed.
 pub(super) fn choice(
     known: &[&NextHop],
     all: usize,

@@ -21,7 +21,7 @@ pub(super) fn compile(
 ) -> CowMap<IpAddr, EndpointFacts> {
     let here = &desired.settings.node.name;
     if was.node.name != *here {
-        // The location of all of them depends on it.
+        // The location of all pods depends on the node's name.
         let mut map = CowMap::new();
         desired.endpoints.iter().for_each(|pod| enter(&mut map, pod, here));
         return map;

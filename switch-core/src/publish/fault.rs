@@ -29,7 +29,7 @@ impl Faults {
         self.push(field, reason, Cause::Missing);
     }
 
-    /// Another object has what this one claims.
+    /// Another object already has what this one claims.
     pub(crate) fn conflict(&mut self, field: String, what: &str, holder: &Cookie) {
         let cause = Cause::Conflict { holder: holder.clone() };
         self.push(field, format!("{what} is {holder}'s already"), cause);
@@ -59,7 +59,7 @@ fn error(object: &Cookie, field: &str, reason: String) -> ConfigError {
     ConfigError { object: object.clone(), field: field.into(), reason }
 }
 
-/// Another object of its kind has the name of `object`; `what` is field and reason.
+/// Another object of its kind has the name of `object`; `what` is the field and the reason.
 pub(super) fn same_name(object: &Cookie, (field, reason): (&str, &str)) -> ConfigError {
     error(object, field, reason.into())
 }
@@ -69,7 +69,7 @@ pub(super) fn duplicate(object: &Cookie, what: (&str, &str)) -> LeftOut {
     LeftOut { error: same_name(object, what), cause: Cause::Duplicate, effect: Effect::Absent }
 }
 
-/// A frontend that another object has.
+/// Another object already has a frontend.
 pub(super) fn clash(clash: &Clash) -> LeftOut {
     let field = match clash.kind {
         FrontendKind::ClusterIp => "spec.clusterIPs",

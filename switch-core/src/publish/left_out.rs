@@ -1,4 +1,4 @@
-//! What a publish left out, and why.
+//! Objects that a publish left out, with the reasons.
 
 use crate::config::ConfigError;
 use crate::id::{Cookie, Epoch};
@@ -28,14 +28,14 @@ pub enum Cause {
     Invalid,
     /// Another object of its kind has its name.
     Duplicate,
-    /// Another object has something that only one can have. This one gets it when that one is
-    /// deleted.
+    /// Another object already has something that only one object can have. This one gets it when
+    /// the other one is deleted.
     Conflict {
         /// The object that has it.
         holder: Cookie,
     },
-    /// Something that it needs does not exist or is left out. The object is put in force when that
-    /// comes.
+    /// Something that it depends on does not exist or is left out. The object is put in force when
+    /// its dependency is.
     Missing,
 }
 
@@ -61,9 +61,9 @@ pub enum Effect {
 pub struct Published {
     /// The epoch of the new state.
     pub epoch: Epoch,
-    /// What this publish left out that was in force as written before, was not there before, or was
-    /// left out for other reasons before.
+    /// Objects that this publish left out. Before, they were in force as written, did not exist, or
+    /// were left out for other reasons.
     pub left_out: Vec<LeftOut>,
-    /// What had been left out, and is in force as written now.
+    /// Objects that had been left out, and are in force as written now.
     pub taken: Vec<Cookie>,
 }

@@ -1,4 +1,4 @@
-//! From the desired state to a [`Snapshot`]; the cost depends on the changes only.
+//! Compiles the desired state to a [`Snapshot`]; the cost depends on the changes only.
 //!
 //! Called by the control plane on its own thread, never on a packet core. A publish goes through
 //! these stages:
@@ -11,7 +11,7 @@
 //!    [`settings`] are invalid.
 //! 4. *Compile*: each part of the snapshot is made from the previous one and the [`diff::Diff`],
 //!    and shared if unchanged ([`bridges`], [`ports`], [`endpoints`], [`tunnels`], [`routes`],
-//!    [`policies`], [`services`]). This cannot fail.
+//!    [`policies`], [`services`], [`names`]). This cannot fail.
 //!
 //! A new kind of object is a field of [`Config`], an implementation of [`objects::Object`] in
 //! [`kinds`], a line in [`diff`], and its compilation.
@@ -26,6 +26,7 @@ mod fault;
 mod fdb_ids;
 mod kinds;
 mod left_out;
+mod names;
 mod objects;
 mod policies;
 mod ports;
@@ -57,7 +58,7 @@ use crate::config::{Config, ConfigError, PortRole};
 use crate::id::Epoch;
 use crate::snapshot::{PolicyCounters, Snapshot};
 
-/// What to publish.
+/// The input of a publish.
 pub(crate) enum Request<'a> {
     /// This state.
     Whole(&'a Config),
@@ -81,7 +82,7 @@ pub(crate) struct Publisher {
     fdb_ids: FdbIds,
     policies: PolicyCompiler,
     services: ServiceCompiler,
-    /// Frontends that two Services or host ports claim, as last published.
+    /// Frontends that two Services or host ports claim, as of the last publish.
     clashes: Vec<Clash>,
 }
 
@@ -146,14 +147,14 @@ impl Publisher {
         Objects(&self.desired)
     }
 
-    /// Everything that is left out, frontends of Services among it.
+    /// Everything that is left out, including frontends of Services.
     pub(crate) fn left_out(&self) -> Vec<LeftOut> {
         let mut list = self.desired.left_out();
         list.extend(self.clashes.iter().map(fault::clash));
         list
     }
 
-    /// What the health check responder answers (S12), as last published.
+    /// The answers of the health check responder (S12), as of the last publish.
     pub(crate) fn health_checks(&self) -> Vec<HealthCheck> {
         let mut list: Vec<HealthCheck> = self.services.health_checks().cloned().collect();
         list.sort_by(|a, b| a.port.cmp(&b.port).then_with(|| a.service.cmp(&b.service)));
@@ -215,6 +216,7 @@ impl Publisher {
             },
             cluster_key: now.cluster_key.0,
             domains: bridged.map_or_else(|| before.domains.clone(), |bridged| bridged.domains),
+            names: names::compile(desired, diff, before),
         }
     }
 }
@@ -227,8 +229,8 @@ fn shared<T: Clone + PartialEq>(before: &Arc<[T]>, now: &[T]) -> Arc<[T]> {
     if **before == *now { before.clone() } else { now.into() }
 }
 
-/// The addresses that a publish affects, except by policies and Services, whose compilers report
-/// theirs.
+/// The addresses that a publish affects, except through policies and Services. Their compilers
+/// report those addresses themselves.
 fn affected(diff: &Diff, was: &Settings, now: &Settings) -> AffectedAddresses {
     // A pod's port affects only the addresses of that pod.
     let other_ports = diff.ports.all().any(|port| port.role != PortRole::Pod);
@@ -240,7 +242,7 @@ fn affected(diff: &Diff, was: &Settings, now: &Settings) -> AffectedAddresses {
     if for_all { AffectedAddresses::All } else { endpoints::affected(diff) }
 }
 
-/// The counters for the table `new`, which follows `old`. Numbers with a new meaning begin at zero.
+/// The counters for the table `new`, which follows `old`. Numbers with a new meaning start at zero.
 fn counters(counters: &PolicyCounters, old: &PolicyTable, new: &PolicyTable) -> PolicyCounters {
     let counters = counters.grown_to(new.counters());
     for (id, info) in new.policies() {

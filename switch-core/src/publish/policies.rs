@@ -30,8 +30,8 @@ pub(super) fn compile(
     for pod in diff.endpoints.after() {
         compiler.upsert_pod(&pod.cookie.text(), &pod.workload, &pod.node);
     }
-    // The compiler has one namespace of names for both kinds, and a name may pass from one kind to
-    // the other. If both have it, the NetworkPolicy counts.
+    // The compiler has one namespace of names for both kinds, and a name may move from one kind to
+    // the other. If both kinds have it, the NetworkPolicy is used.
     let is_network = |cookie: &Arc<str>| now.policies.get(cookie).is_some();
     for policy in &diff.policies.removed {
         let cookie = &policy.policy.cookie;

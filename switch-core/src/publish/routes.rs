@@ -1,5 +1,5 @@
-//! The FIB: everything but pods, by longest prefix. Updated by range where nodes or routes change,
-//! and rebuilt if the node itself changes.
+//! The FIB: everything except pods, by longest prefix. Updated by range when nodes or routes
+//! change, and rebuilt if the node itself changes.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(super) fn compile(
     Arc::new(fib)
 }
 
-/// The ranges that a node has, and its own addresses.
+/// The ranges and the own addresses of a node.
 fn ranges_of(node: &RemoteNode) -> impl Iterator<Item = Cidr> {
     node.pod_cidrs.iter().copied().chain(node.addresses.iter().map(|a| Cidr::host(*a)))
 }
@@ -78,7 +78,7 @@ impl Builder<'_> {
         ranges.into_iter().filter_map(|range| Some((range, self.entry(range)?))).collect()
     }
 
-    /// What a range leads to. No range or route overrides nodes' own addresses.
+    /// The target of a range. No range or route overrides nodes' own addresses.
     fn entry(&self, range: Cidr) -> Option<FibEntry> {
         let Desired { settings, nodes, routes, .. } = self.desired;
         let (node, address) = (&settings.node, range.address());

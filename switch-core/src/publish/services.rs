@@ -45,7 +45,7 @@ pub(super) fn compile(compiler: &mut Compiler, diff: &Diff, now: &Settings) -> S
     compiler.publish()
 }
 
-/// Adds the frontends that are contested since this publish, and those that no longer are.
+/// Adds the frontends that became contested with this publish, and those that no longer are.
 pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
     let (known, present): (HashSet<&Clash>, HashSet<&Clash>) =
         (before.iter().collect(), now.iter().collect());
@@ -56,7 +56,7 @@ pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
     published.taken.extend(won);
 }
 
-/// Further addresses of the node, at which it has host ports.
+/// Further addresses of the node, where host ports are reachable.
 fn local_addresses(node: &LocalNode) -> Vec<IpAddr> {
     let mut addresses = node.local_addresses.clone();
     addresses.push(Ipv4Addr::LOCALHOST.into());

@@ -43,6 +43,7 @@ impl Settings {
             nodes: _,
             routes: _,
             bridges: _,
+            zone: _,
         } = config;
         Self {
             node: node.clone(),

@@ -1,4 +1,4 @@
-//! From nodes to VTEPs. While the common part of all tunnels (tunnel configuration, this node's
+//! Maps nodes to VTEPs. While the common part of all tunnels (tunnel configuration, this node's
 //! VTEPs, uplink) is unchanged, a table is made from the previous one and the nodes that changed; a
 //! node keeps its index and its learned path MTU.
 
@@ -80,7 +80,7 @@ fn empty(settings: &Settings, uplinks: &Uplinks) -> Tunnels {
     table
 }
 
-/// This node's identity to others.
+/// This node's identity, as other nodes see it.
 fn own(table: &mut Tunnels, node: &LocalNode, enabled: bool) {
     if enabled {
         table.own = node.pod_cidrs.iter().map(|range| range.address()).collect();
@@ -98,7 +98,7 @@ struct Builder<'a> {
 type Wanted<'a> = (&'a Arc<str>, VtepPair, RemoteVtep);
 
 impl Builder<'_> {
-    /// The former addresses of a node, without those that another one has now.
+    /// The previous addresses of a node, without those that another node has now.
     fn forget_addresses(&mut self, node: &RemoteNode, desired: &Desired) {
         for address in &node.addresses {
             let local = &self.settings.node.addresses;
@@ -108,7 +108,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Without a tunnel.
+    /// The reach of a node without a tunnel.
     fn direct(&mut self, gone: &[&Arc<RemoteNode>], nodes: &[&Arc<RemoteNode>]) {
         for node in gone {
             self.table.places.remove(&node.name);
@@ -132,7 +132,7 @@ impl Builder<'_> {
         Some(known.unwrap_or(node.underlay_mac)).filter(|mac| mac.is_unicast())
     }
 
-    /// Through the tunnel.
+    /// The reach of a node through the tunnel.
     fn vxlan(
         &mut self,
         tunnel: &TunnelConfig,

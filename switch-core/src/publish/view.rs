@@ -1,4 +1,4 @@
-//! Read access to the desired objects, so that the owner of the control plane needs no copy.
+//! Read access to the desired objects, so that the owner of the control plane does not need a copy.
 
 use core::fmt;
 use std::sync::Arc;

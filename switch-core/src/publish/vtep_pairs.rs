@@ -24,7 +24,7 @@ impl VtepPair {
 }
 
 /// The tunnels between this node and another one: none without a common family, one, or one for
-/// each family. The other node computes the same.
+/// each family. The other node computes the same result.
 pub(super) fn vtep_pairs(
     node: &RemoteNode,
     tunnel: &TunnelConfig,

@@ -1,18 +1,18 @@
-//! Snapshots that records may still name.
+//! Snapshots that records may still refer to.
 
 use std::sync::Arc;
 
 use crate::id::Epoch;
 use crate::snapshot::Snapshot;
 
-/// Snapshots that are kept for their names.
+/// Maximum number of snapshots that are kept for their names.
 const SNAPSHOTS: usize = 64;
 
-/// Snapshots whose epochs records may have, the oldest first.
+/// Snapshots to whose epochs records may refer, the oldest first.
 #[derive(Default)]
 pub(super) struct History {
     snapshots: Vec<Arc<Snapshot>>,
-    /// How many of them there were at the end of the last reading.
+    /// The number of snapshots at the end of the last reading.
     read: usize,
 }
 
@@ -28,7 +28,8 @@ impl History {
         }
     }
 
-    /// The snapshot of an epoch. Epoch 0 is not known: the newest names are the best guess.
+    /// The snapshot of an epoch. If the epoch is 0 (unknown), the newest snapshot, because its names are the best
+    /// guess.
     pub(super) fn get(&self, epoch: Epoch) -> Option<&Snapshot> {
         match epoch {
             Epoch(0) => self.newest(),
@@ -36,13 +37,13 @@ impl History {
         }
     }
 
-    /// The newest one.
+    /// The newest snapshot.
     pub(super) fn newest(&self) -> Option<&Snapshot> {
         self.snapshots.last().map(|snapshot| &**snapshot)
     }
 
-    /// Everything was read: what comes next has an epoch from the last reading on, so that snapshots that were replaced
-    /// before it go.
+    /// Everything was read. Later records have an epoch from the last reading on, so snapshots that were replaced
+    /// before it are freed.
     pub(super) fn end_reading(&mut self) {
         self.snapshots.drain(..self.read.saturating_sub(1));
         self.read = self.snapshots.len();

@@ -1,4 +1,4 @@
-//! A drop as a worker writes it down.
+//! A drop as a worker records it.
 
 use arrayvec::ArrayVec;
 use podswitch_wire::flow_key::{FlowKey, HashKey};
@@ -10,18 +10,18 @@ use crate::engine::Dropped;
 use crate::id::{Cookie, Epoch, PortId};
 use crate::time::Instant;
 
-/// The hash of a frame is of no use here.
+/// The hash of a frame is not used here.
 const ANY_KEY: HashKey = HashKey::new(0);
 
-/// What drops have in common that are counted together.
+/// The fields that are equal for all drops that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Alike {
     pub(super) reason: DropReason,
-    /// The port that they came in by.
+    /// The port that received them.
     pub(super) port: PortId,
     /// Addresses, destination port and protocol, without the source port. `None`: not IP, or malformed.
     pub(super) key: Option<FlowKey>,
-    /// The object that decided.
+    /// The object that caused the decision.
     pub(super) object: Option<Cookie>,
 }
 
@@ -29,18 +29,18 @@ pub(super) struct Alike {
 #[derive(Clone, Debug)]
 pub(crate) struct RawDrop {
     pub(super) alike: Alike,
-    /// The snapshot of the last one.
+    /// The snapshot of the last drop.
     pub(super) epoch: Epoch,
     pub(super) first: Instant,
     pub(super) last: Instant,
     pub(super) count: u64,
     /// Sum of the frames' lengths.
     pub(super) bytes: u64,
-    /// Of a single one.
+    /// The beginning of the frame, if it is a single drop.
     pub(crate) frame: Option<Frame>,
 }
 
-/// What a record keeps of one frame.
+/// The part of one frame that a record keeps.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(super) src_port: u16,
@@ -51,7 +51,7 @@ pub(crate) struct Frame {
 }
 
 impl RawDrop {
-    /// Of a notification, and what is known of its one frame.
+    /// Converts a notification, and returns the facts about its frame if there is one.
     pub(crate) fn new(drop: &Dropped<'_>) -> (Self, Option<Frame>) {
         let parsed = drop.frame.and_then(|frame| parse(frame, &ANY_KEY).ok());
         let ip = parsed.filter(|p| matches!(p.network, Network::Ipv4 | Network::Ipv6));

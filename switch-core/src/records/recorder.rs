@@ -1,4 +1,4 @@
-//! The way of records from the workers to the reader.
+//! Passes records from the workers to the reader.
 
 use core::fmt;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::engine::{Dropped, Observer};
 use crate::id::Epoch;
 use crate::snapshot::Snapshot;
 
-/// Single records that a worker may be ahead of the reader.
+/// Maximum number of single records in a worker's queue.
 const QUEUE: usize = 4096;
 
-/// What a worker and the reader share.
+/// State shared by a worker and the reader.
 struct Shared {
     singles: ArrayQueue<RawDrop>,
     /// Whether the worker's table has something to collect.
     has_rows: AtomicBool,
-    /// Tables on their way to the reader, and back.
+    /// Tables on their way to the reader, and empty ones on their way back.
     full: ArrayQueue<Box<Table>>,
     empty: ArrayQueue<Box<Table>>,
 }
@@ -59,7 +59,7 @@ impl Recorder {
     }
 
     /// The observer for one more worker
-    /// ([`ControlPlane::observe`](crate::control::ControlPlane::observe) asks for one each).
+    /// ([`ControlPlane::observe`](crate::control::ControlPlane::observe) calls this for each worker).
     pub fn observer(&mut self) -> Box<dyn Observer> {
         let shared = Arc::new(Shared {
             singles: ArrayQueue::new(QUEUE),
@@ -68,7 +68,7 @@ impl Recorder {
             empty: ArrayQueue::new(1),
         });
         let table = || Box::new(Table::new(self.hasher.clone()));
-        // The queue is new, and holds one.
+        // The queue is new, and has room for one.
         let _ = shared.empty.push(table());
         let table = table();
         self.workers.push(Arc::clone(&shared));
@@ -88,12 +88,13 @@ impl Recorder {
         self.workers.iter().enumerate().filter_map(has_rows)
     }
 
-    /// Reads what has arrived. Tables arrive when workers were told to
+    /// Reads the records that have arrived. Tables arrive after the workers were asked to
     /// [collect](crate::control::ControlPlane::collect).
     pub fn read(&mut self, mut each: impl FnMut(DropRecord)) {
         let snapshot = |epoch: Epoch| self.history.get(epoch);
         for (worker, shared) in self.workers.iter().enumerate() {
-            // No more than were there: a worker may be faster than this.
+            // Reads only the records that are in the queue now: a worker may be faster than this
+            // loop.
             for _ in 0..shared.singles.len() {
                 let Some(raw) = shared.singles.pop() else { break };
                 each(record(worker, &raw, snapshot(raw.epoch)));
@@ -104,7 +105,8 @@ impl Recorder {
                     |raw| each(record(worker, &raw, snapshot(raw.epoch))),
                     |reason, other| others.push((reason, other)),
                 );
-                // The worker has taken the last one: that is why this came.
+                // The worker has taken the last empty table, otherwise this table would not have
+                // arrived.
                 let _ = shared.empty.push(table);
                 for (reason, other) in others {
                     each(DropRecord::other(worker, reason, other));
@@ -115,7 +117,7 @@ impl Recorder {
     }
 }
 
-/// A worker's side.
+/// The worker's side.
 struct WorkerSide {
     shared: Arc<Shared>,
     table: Box<Table>,
@@ -140,11 +142,11 @@ impl Observer for WorkerSide {
         if self.table.is_empty() || self.shared.full.is_full() {
             return;
         }
-        // Without one the reader has not read the last one yet.
+        // If there is no empty table, the reader has not read the last one yet.
         let Some(empty) = self.shared.empty.pop() else { return };
         self.shared.has_rows.store(false, Relaxed);
         let full = core::mem::replace(&mut self.table, empty);
-        // It was seen to have room, and only this puts something in.
+        // The queue was checked for room above, and only this function adds to it.
         let _ = self.shared.full.push(full);
     }
 }

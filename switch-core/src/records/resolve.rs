@@ -1,4 +1,5 @@
-//! Names for what a worker wrote down, as the snapshot that dropped the frame has them.
+//! Finds the names for the addresses that a worker recorded, in the snapshot with which the frame
+//! was dropped.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -28,24 +29,24 @@ pub struct End {
     pub namespace: Option<Arc<str>>,
     /// Name of that pod.
     pub pod: Option<Arc<str>>,
-    /// The node that the pod is on, or whose address it is.
+    /// The node on which the pod is, or to which the address belongs.
     pub node: Option<Arc<str>>,
 }
 
 impl End {
-    /// An end that has no name.
+    /// An end without a name.
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self { address, port, namespace: None, pod: None, node: None }
     }
 
-    /// An end with the names that `snapshot` has for its address.
+    /// An end with the names of its address in `snapshot`.
     pub fn named(address: IpAddr, port: u16, snapshot: Option<&Snapshot>) -> Self {
         let mut end = Self::new(address, port);
         let Some(snapshot) = snapshot else { return end };
         if let Some(facts) = snapshot.endpoints.get(&address) {
             let endpoint = &facts.endpoint;
             end.node = Some(endpoint.node.clone());
-            // Pods with their node's network share its address.
+            // Pods with their node's network share the node's address.
             if !endpoint.workload.host_network {
                 end.namespace = Some(endpoint.workload.namespace.clone());
                 end.pod = Some(endpoint.workload.name.clone());
@@ -59,41 +60,41 @@ impl End {
     }
 }
 
-/// Dropped frames: one, or several that are alike and were counted together.
+/// Dropped frames: one, or several similar frames that were counted together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DropRecord {
     /// The worker that dropped them.
     pub worker: usize,
-    /// Why.
+    /// The reason.
     pub reason: DropReason,
-    /// How many frames.
+    /// Number of frames.
     pub count: u64,
-    /// Sum of their lengths in bytes. Frames that were lost before they were read have none.
+    /// Sum of their lengths in bytes; 0 for frames that were lost before they were read.
     pub bytes: u64,
     /// When the first was dropped, on the switch's clock.
     pub first: Instant,
     /// When the last was dropped.
     pub last: Instant,
-    /// The snapshot in force then. 0: not known.
+    /// The snapshot in force at that time. 0: unknown.
     pub epoch: Epoch,
-    /// The port that they came in by. `None`: they came in by any, see [`is_other`](Self::is_other).
+    /// The port that received them. `None`: any port, see [`is_other`](Self::is_other).
     pub port: Option<PortId>,
-    /// The source, if it is an IP packet that can be read.
+    /// The source, if it is an IP packet that can be parsed.
     pub src: Option<End>,
     /// The destination.
     pub dst: Option<End>,
     /// IP protocol number.
     pub protocol: Option<u8>,
-    /// The Service that the destination is an address of.
+    /// The Service to which the destination address belongs.
     pub service: Option<Arc<str>>,
-    /// The backend that the Service chose.
+    /// The backend that the Service selected.
     pub backend: Option<SocketAddr>,
-    /// The object that decided, for whatever reason.
+    /// The object that caused the decision, for any reason.
     pub object: Option<Cookie>,
-    /// For denials by policy, the end whose policies denied it.
+    /// For denials by policy, the end whose policies denied the connection.
     pub direction: Option<Direction>,
-    /// The policy whose rule denied it.
+    /// The policy whose rule denied the connection.
     pub policy: Option<Arc<str>>,
     /// Index of that rule.
     pub rule: Option<u32>,
@@ -107,12 +108,12 @@ pub struct DropRecord {
     pub is_fragment: bool,
     /// The first [`PREFIX`](super::PREFIX) bytes of a single frame.
     pub prefix: Vec<u8>,
-    /// The sum of what found no place among those counted together: only reason, counts and times are known.
+    /// A sum of frames that found no row in the table: only reason, counts and times are known.
     pub is_other: bool,
 }
 
 impl DropRecord {
-    /// A record of which nothing else is known yet.
+    /// A record with no other facts yet.
     pub fn new(worker: usize, reason: DropReason) -> Self {
         Self {
             worker,
@@ -181,7 +182,7 @@ impl DropRecord {
     }
 }
 
-/// The record of what a worker wrote down.
+/// The record of a drop that a worker recorded.
 pub(crate) fn record(worker: usize, raw: &RawDrop, snapshot: Option<&Snapshot>) -> DropRecord {
     let mut record = DropRecord {
         count: raw.count,

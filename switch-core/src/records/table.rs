@@ -1,4 +1,5 @@
-//! What a worker counts together: a table of rows, and sums for what finds none free.
+//! The drops that a worker counts together: a table of rows, and sums for drops that find no free
+//! row.
 
 use core::hash::BuildHasher;
 
@@ -9,22 +10,23 @@ use crate::action::DropReason;
 use crate::id::Epoch;
 use crate::time::Instant;
 
-/// Rows of one worker's table.
+/// Number of rows in one worker's table.
 pub(super) const ROWS: usize = 1024;
-/// Rows that are looked at for one key.
+/// Number of rows that are searched for one key.
 const PROBES: usize = 8;
-/// Alike drops that get a record each between two collections. Further ones are counted together.
+/// Number of similar drops that get a record each between two collections. Further ones are counted
+/// together.
 pub(super) const SINGLES: u8 = 8;
 
 #[derive(Debug)]
 struct Row {
     alike: Alike,
     singles: u8,
-    /// Those that got no record of their own.
+    /// The drops that got no record of their own.
     together: Option<RawDrop>,
 }
 
-/// What found no row: one sum a reason.
+/// The drops that found no row: one sum for each reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Other {
     pub(super) count: u64,
@@ -44,8 +46,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// An empty table. `hasher` is secret to the process, so that nobody fills the rows of others on
-    /// purpose.
+    /// An empty table. `hasher` is secret to the process, so that nobody can choose drops that fill
+    /// the rows of others.
     pub(super) fn new(hasher: DefaultHashBuilder) -> Self {
         Self {
             rows: Box::new([const { None }; ROWS]),
@@ -60,7 +62,7 @@ impl Table {
         self.is_empty
     }
 
-    /// Whether a drop gets a record of its own. Remembers that it did.
+    /// Whether a drop gets a record of its own. Counts the records given.
     pub(super) fn is_single(&mut self, drop: &RawDrop) -> bool {
         self.is_empty = false;
         let Some(row) = self.row(&drop.alike) else { return false };
@@ -69,7 +71,7 @@ impl Table {
         is_single
     }
 
-    /// Counts a drop together with those alike.
+    /// Counts a drop together with similar ones.
     pub(super) fn count(&mut self, drop: RawDrop) {
         self.is_empty = false;
         let Some(row) = self.row(&drop.alike) else {
@@ -94,7 +96,7 @@ impl Table {
         }
     }
 
-    /// The row of drops like these, a new one if there is room.
+    /// The row for similar drops, or a new one if there is room.
     fn row(&mut self, alike: &Alike) -> Option<&mut Row> {
         let start = self.hasher.hash_one(alike) as usize;
         let places = (0..PROBES).map(|n| (start + n) % ROWS);

@@ -23,7 +23,7 @@ fn drop(port: u16, second: u64) -> RawDrop {
 }
 
 #[test]
-fn alike_drops_get_some_records_and_then_one_row() {
+fn similar_drops_get_some_records_and_then_one_row() {
     let mut table = Table::new(DefaultHashBuilder::default());
     assert!(table.is_empty());
     let mut singles = 0;
@@ -41,13 +41,13 @@ fn alike_drops_get_some_records_and_then_one_row() {
     let row = &rows[0];
     assert_eq!((row.count, row.bytes), (92, 92 * 60));
     assert_eq!((row.first, row.last), (Instant::from_secs(9), Instant::from_secs(100)));
-    assert_eq!(row.epoch, Epoch(100), "names are those of the last");
+    assert_eq!(row.epoch, Epoch(100), "names are those of the last drop");
     assert!(table.is_empty());
-    assert!(table.is_single(&drop(80, 101)), "records again after a collection");
+    assert!(table.is_single(&drop(80, 101)), "single records again after a collection");
 }
 
 #[test]
-fn what_finds_no_row_is_in_a_sum() {
+fn drops_without_a_row_are_summed() {
     let mut table = Table::new(DefaultHashBuilder::default());
     for port in 0..60_000 {
         table.count(drop(port, 7));

@@ -1,4 +1,4 @@
-//! What a decision says: the plan of a packet, or why it is dropped and what is sent to its sender.
+//! A decision: the plan of a packet, or the reason for its drop and the answer to its sender.
 
 use std::sync::Arc;
 
@@ -29,16 +29,16 @@ pub enum Answer {
 pub struct Denial<'s> {
     /// The reason.
     pub reason: DropReason,
-    /// The object that decided it: a policy, a Service.
+    /// The object that caused the decision: a policy, a Service.
     pub object: Option<Cookie>,
-    /// What is sent to the sender.
+    /// The answer to the sender.
     pub answer: Answer,
-    /// The counter of that object. Every denied packet counts once: it opens no connection, so each
-    /// is an attempt of its own.
+    /// The counter of that object. It is incremented for every denied packet: the packet opens no
+    /// connection, so each is an attempt of its own.
     pub counter: Option<DenialCounter<'s>>,
 }
 
-/// The counter of what denied a packet.
+/// The counter for a denied packet.
 #[derive(Clone, Copy, Debug)]
 pub enum DenialCounter<'s> {
     /// A policy's counter, by its number in [`policy_counters`](crate::snapshot::Snapshot::policy_counters).
@@ -65,17 +65,18 @@ pub struct AllowedBy {
     pub ingress: Option<u32>,
 }
 
-/// What happens to a packet.
+/// The result for a packet.
 #[derive(Clone, Debug)]
 pub enum Decision<'s> {
     /// It is forwarded.
     Forward {
-        /// What is done with packets of this direction.
+        /// The plan for packets of this direction.
         plan: Plan,
         /// The facts of the connection. If the source of a new connection is translated, the
-        /// destination port of `reply` is still the client's: opening the connection leases one.
+        /// destination port of `reply` is still the client's: a port is leased when the connection
+        /// is opened.
         pinned: Pinned,
-        /// The Service that chose the backend of a new connection.
+        /// The Service that selected the backend of a new connection.
         service: Option<Served<'s>>,
         /// The policy rules that allowed it.
         allowed_by: AllowedBy,
@@ -99,7 +100,7 @@ pub enum Verdict<'s> {
 /// The small parts of [`Decision::Forward`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Forward<'s> {
-    /// The Service that chose the backend of a new connection.
+    /// The Service that selected the backend of a new connection.
     pub service: Option<Served<'s>>,
     /// The policy rules that allowed it.
     pub allowed_by: AllowedBy,

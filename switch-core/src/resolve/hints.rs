@@ -7,8 +7,8 @@ use podswitch_policy::table::Party;
 
 use crate::snapshot::{EndpointFacts, Snapshot};
 
-/// What a snapshot says about the likely ends of a packet's connection. Valid for that snapshot and
-/// that packet's key. An end that turns out to be another address is looked up again.
+/// Lookup results for the likely ends of a packet's connection. Valid for that snapshot and that
+/// packet's key. If an end turns out to be another address, it is looked up again.
 #[derive(Clone, Copy, Debug)]
 pub struct Hints<'s> {
     /// The Service frontend that the packet is addressed to.

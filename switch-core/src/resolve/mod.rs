@@ -1,9 +1,9 @@
-//! The slow path's one decision: where a packet goes and why. A pure function of snapshot, key,
-//! ingress port and what is known of the packet's connection.
+//! The decision of the slow path: where a packet goes and why. A pure function of the snapshot, the
+//! key, the ingress port and the known facts of the packet's connection.
 //!
 //! Called by the engine on a miss and after a configuration change, by `explain`, and by tests as a
-//! table without packets. Never sends, counts or remembers anything: a decision names the counters
-//! that it concerns, and the engine's admission stage counts.
+//! table without packets. Never sends, counts or keeps state: a decision names the counters that it
+//! concerns, and the engine's admission stage counts.
 //!
 //! Order: source checks → Service (DNAT, SNAT) → network policy at both ends → route. For replies
 //! and other packets of a known connection, translation is taken from the connection.
@@ -32,7 +32,7 @@ use crate::nat::select::{self, FirstPacket, Served};
 use crate::pinned::{Direction, Opened, Pinned, SourceNat};
 use crate::snapshot::Snapshot;
 
-/// Decides about one packet. See the module's description.
+/// Decides for one packet. See the module's description.
 pub fn resolve<'s>(snapshot: &'s Snapshot, query: &Query<'_>) -> Decision<'s> {
     let mut pinned = query.pinned();
     let mut plan = Plan::default();
@@ -76,7 +76,7 @@ pub fn decide<'s>(
         Ok(hop) => hop,
         Err(denial) => return Verdict::Drop(denial),
     };
-    // A new connection without a Service or SNAT leaves as it came, and needs no comparison.
+    // A new connection without a Service or SNAT leaves unchanged, and needs no comparison.
     let may_be_translated =
         query.known.is_some() || service.is_some() || pinned.source_nat != SourceNat::Kept;
     if !hop.plan(snapshot, || pinned.outgoing(direction), plan) {
@@ -110,7 +110,7 @@ fn translate<'s>(
     Ok(served)
 }
 
-/// Where packets of one direction of a connection go, if policy allows the connection.
+/// The next hop of the packets of one direction of a connection, if policy allows the connection.
 /// `allowed_by` is set to the rules that allowed it. Used by [`resolve`], and for ICMP errors about
 /// a connection, which travel the same way.
 ///

@@ -25,8 +25,8 @@ pub(super) fn evaluate<'s>(
     let client = pinned.original.src_addr();
     let backend = pinned.reply.src_addr();
     let via_service = pinned.original.dst != pinned.reply.src;
-    // The backend's node sees only this node's address. So ingress policy for the real client is
-    // evaluated here (S8); that node trusts connections from the reserved source ports.
+    // The backend's node sees only this node's address. So this node evaluates ingress policy for
+    // the real client (S8). The backend's node trusts connections from the reserved source ports.
     let hides_client = via_service && pinned.source_nat == SourceNat::Connection;
     let checks_ingress = ends.backend_is_local && !is_evaluated_elsewhere(snapshot, pinned);
     let checks_ingress = checks_ingress || hides_client;
@@ -67,9 +67,9 @@ pub(super) fn evaluate<'s>(
     Ok(())
 }
 
-/// Whether another node has evaluated ingress policy for the real client. Such a connection has
-/// that node's address and one of the reserved source ports, which no process of the node uses.
-/// The VTEP check has established that the packet is from that node.
+/// Whether another node has evaluated ingress policy for the real client. Such a connection comes
+/// from that node's address and one of the reserved source ports, which no process of the node
+/// uses. The VTEP check has verified that the packet is from that node.
 fn is_evaluated_elsewhere(snapshot: &Snapshot, pinned: &Pinned) -> bool {
     matches!(snapshot.port(pinned.origin), PortFacts::Uplink(_))
         && snapshot.nat_ports.contains(&pinned.original.src_port)
@@ -82,7 +82,7 @@ fn denial<'s>(table: &PolicyTable, decision: &Decision, reason: DropReason) -> D
     Denial { reason, object, answer: Answer::Silent, counter }
 }
 
-/// The counter of what decided, unless no policy did.
+/// The counter of the rule that decided; `None` if no policy decided.
 fn counter(decision: &Decision) -> Option<u32> {
     (decision.counter != 0).then_some(decision.counter)
 }

@@ -1,4 +1,4 @@
-//! The input of a decision: a packet, and what is known of its connection.
+//! The input of a decision: a packet, and the known facts of its connection.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ pub struct Query<'a> {
     pub known: Option<(&'a Pinned, Direction)>,
     /// Session affinity and the current second. `None`: no client has affinity.
     pub affinity: Option<(&'a Affinity, u32)>,
-    /// The backend of a connection through a Service of which nothing else is known.
+    /// The backend of a connection through a Service whose other facts are unknown.
     pub backend: Option<SocketAddr>,
 }
 
@@ -38,8 +38,14 @@ impl<'a> Query<'a> {
         Self { via: packet.via(), ..Self::new(key, packet.ingress) }
     }
 
-    /// The facts of the packet's connection; if it is not known, those of a new one without
-    /// translation.
+    /// The packet's direction in its connection.
+    #[inline]
+    pub fn direction(&self) -> Direction {
+        self.known.map_or(Direction::Original, |(_, direction)| direction)
+    }
+
+    /// The facts of the packet's connection; if the connection is not known, those of a new one
+    /// without translation.
     #[inline]
     pub fn pinned(&self) -> Pinned {
         match self.known {

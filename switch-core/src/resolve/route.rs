@@ -1,5 +1,5 @@
-//! Routing: pods by exact address, everything else by longest prefix, the rest to the node's own
-//! stack.
+//! Routing: pods by exact address, everything else by longest prefix. Packets without a route go to
+//! the node's own stack.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub enum Hop {
     },
     /// Through the tunnel to another node.
     Tunnel(VtepIndex),
-    /// The gateway itself.
+    /// The gateway's own address.
     Gateway,
 }
 
@@ -66,7 +66,7 @@ impl Hop {
     }
 }
 
-/// A destination that packets cannot be sent to.
+/// A destination to which packets cannot be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Unreachable {
     reason: DropReason,
@@ -85,7 +85,7 @@ impl From<Unreachable> for Denial<'_> {
     }
 }
 
-/// The next hop of a connection's packets of one direction. `to`: their receiver.
+/// The next hop of a connection's packets of one direction. `to`: the receiver of the packets.
 pub(super) fn lookup(
     snapshot: &Snapshot,
     query: &Query<'_>,
@@ -101,14 +101,15 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
-        // A process of the node that used 127.0.0.1 towards a host port gets its replies there.
+        // If a process of the node used 127.0.0.1 towards a host port, it gets its replies at that
+        // address.
         let is_reply = direction == Direction::Reply && is_loopback_v4(destination);
         return match snapshot.host {
             Some(host) if is_reply && host.port == pinned.origin => to_host(snapshot),
             _ => Err(Unreachable::new(reason, Answer::Silent)),
         };
     }
-    // A packet from the tunnel ends at this node unless a Service sends it on.
+    // A packet from the tunnel ends at this node, unless a Service forwards it.
     let ends_here = query.via.is_some() && !pinned.is_translated();
     if ends_here && snapshot.tunnels.is_own_gateway(destination) {
         return Ok(Hop::Gateway);
@@ -116,7 +117,7 @@ pub(super) fn lookup(
     let mut remote = false;
     if let Some(facts) = to {
         match facts.location {
-            // This may be the sender itself: a pod that reaches itself through a Service (N12).
+            // The receiver may be the sender: a pod that reaches itself through a Service (N12).
             Location::Attached { port, mac, mtu } => {
                 return Ok(Hop::Out { port, mtu, to: mac, from: snapshot.gateway.mac });
             }
@@ -131,13 +132,13 @@ pub(super) fn lookup(
     if ends_here && !matches!(entry, Some(FibEntry::LocalPods | FibEntry::Local)) {
         return Err(Unreachable::new(DropReason::TunnelInnerDestination, Answer::Silent));
     }
-    // Between two nodes' own addresses replies do not use the tunnel: the node's own stack must see
-    // the packets of the connection that it is to receive replies of.
+    // Between two nodes' own addresses, replies do not use the tunnel: the node's own stack must
+    // see the packets of a connection whose replies it will receive.
     if snapshot.node_addresses.contains(&source) && snapshot.tunnels.is_node_address(destination) {
         return host(snapshot, query, pinned);
     }
     let reach = snapshot.reach(destination);
-    // A neighbour's configured MAC address has precedence over the one that the request came from.
+    // A neighbour's configured MAC address has precedence over the source address of the request.
     if !matches!(reach, Some(Reach::Neighbour(_)))
         && let Some(hop) = back_to_neighbour(snapshot, pinned, direction)
     {
@@ -196,24 +197,24 @@ fn by_reach(
         Reach::NoSource => {
             Err(Unreachable::new(DropReason::TunnelNoSource, Answer::HostUnreachable))
         }
-        // The neighbour is being resolved. An ICMP error would end a TCP connection that the next
-        // SYN can open.
+        // The neighbour's address is being resolved. An ICMP error would end a TCP connection that
+        // the next SYN could open.
         Reach::NoNeighbour => Err(Unreachable::new(DropReason::NoNeighbour, Answer::Silent)),
     }
 }
 
-/// Whether a new connection that came from the node's own stack would be routed back to it. Then only the
-/// node reaches the backend, and replies would go to the client without passing the switch.
+/// Whether a new connection from the node's own stack would be routed back to the stack. Then only
+/// the node can reach the backend, and replies would go to the client without passing the switch.
 pub(super) fn returns_to_host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> bool {
     let backend = snapshot.endpoints.get(&pinned.reply.src_addr());
     let hop = lookup(snapshot, query, pinned, Direction::Original, backend);
     matches!(hop, Err(Unreachable { reason: DropReason::Hairpin, .. }))
 }
 
-/// To the node's own stack, which has routes to everything that is not a pod. A packet that came
-/// from there goes back only if a Service sends it and its replies pass here, because its source is
-/// translated to an address of this node or its backend is the node itself. So a routing loop is
-/// recognised.
+/// The plan for packets to the node's own stack, which has routes to everything that is not a pod.
+/// A packet that came from the stack goes back only if a Service sends it there and its replies
+/// pass the switch, because its source is translated to an address of this node or its backend is
+/// the node itself. All other such packets are recognised as a routing loop.
 fn host(snapshot: &Snapshot, query: &Query<'_>, pinned: &Pinned) -> Result<Hop, Unreachable> {
     let replies_pass_here = || {
         pinned.source_nat == SourceNat::Connection

@@ -1,5 +1,5 @@
-//! Services: what a Service does to a new connection, and what a change of a Service does to the
-//! connections that it opened (S1 to S11, S15).
+//! Services: the translation of a new connection to a Service, and the effect of a change of a
+//! Service on the connections that were opened through it (S1 to S11, S15).
 
 use podswitch_policy::service::table::{
     BackendState, DropReason as ServiceDrop, RejectReason, Subject,
@@ -14,25 +14,26 @@ use crate::nat::select::Refusal;
 use crate::pinned::Pinned;
 use crate::snapshot::Snapshot;
 
-/// What happens to a known connection to a Service that may have changed since (S10, S11).
-/// Evaluated for packets of the original direction.
+/// The action for a known connection to a Service that may have changed since it was opened (S10,
+/// S11). Evaluated for packets of the original direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConnAction {
-    /// The connection goes on.
+    /// The connection continues.
     Keep,
     /// The connection ends. Its packet is evaluated as the first of a new one.
     Reopen,
-    /// The connection ends, and the client is told.
+    /// The connection ends, and the client gets a reset or an ICMP error.
     Reset,
 }
 
-/// See [`ConnAction`]. `opens`: the packet is one that opens a connection, and nobody has replied
+/// See [`ConnAction`]. `opens`: the packet is one that opens a connection, and there was no reply
 /// yet.
 pub fn connection_action(snapshot: &Snapshot, pinned: &Pinned, opens: bool) -> ConnAction {
     let protocol = pinned.original.proto;
     if !pinned.is_via_service() {
-        // A UDP sender may use the same port forever. It must not stay on a flow that is older
-        // than the Service at its destination (S10). A retransmitted first packet may move, too.
+        // A UDP sender may use the same port for a long time. It must not stay on a flow that is
+        // older than the Service at its destination (S10). A retransmitted first packet may move to
+        // a new connection, too.
         let predates_service =
             (protocol == proto::UDP || opens) && snapshot.services.is_frontend(&pinned.original);
         return if predates_service { ConnAction::Reopen } else { ConnAction::Keep };
@@ -44,14 +45,16 @@ pub fn connection_action(snapshot: &Snapshot, pinned: &Pinned, opens: bool) -> C
         BackendState::Serving => ConnAction::Keep,
         _ if protocol == proto::UDP || opens => ConnAction::Reopen,
         BackendState::NotServing => ConnAction::Keep,
-        // Another pod may have the address by now. Its own TCP or SCTP stack tells the client.
+        // The address may belong to another pod by now. That pod's TCP or SCTP stack resets the
+        // connection.
         BackendState::Gone | BackendState::NoService
             if !snapshot.is_unassigned_pod_address(backend) =>
         {
             ConnAction::Keep
         }
         BackendState::Gone | BackendState::NoService if protocol == proto::TCP => ConnAction::Reset,
-        // The next backend does not know the association and says so (RFC 9260 §8.4).
+        // The next backend does not know the association and reports that to the client (RFC 9260
+        // §8.4).
         BackendState::Gone | BackendState::NoService => ConnAction::Reopen,
     }
 }

@@ -1,4 +1,4 @@
-//! Which source addresses a sender may use: anti-spoofing (P5, threats T-S1, T-S4).
+//! The source addresses that a sender may use: anti-spoofing (P5, threats T-S1, T-S4).
 
 use super::martian::{is_link_local_v4, is_link_local_v6, is_martian};
 use super::query::Query;
@@ -10,7 +10,7 @@ use crate::snapshot::{Location, PortFacts, Snapshot};
 /// Checks a packet's source address against the port that it was received on.
 ///
 /// # Errors
-/// The address is not the sender's own, or one that no host may use.
+/// The address is not the sender's own, or is one that no host may use.
 pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropReason> {
     let source = query.key.src_addr();
     match snapshot.port(query.ingress) {

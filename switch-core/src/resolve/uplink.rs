@@ -1,4 +1,4 @@
-//! What is accepted from an uplink, and what must not leave by one (T-O1 to T-O6).
+//! The packets that are accepted from an uplink, and those that must not leave by one (T-O1 to T-O6).
 
 use std::net::IpAddr;
 
@@ -11,9 +11,9 @@ use crate::action::DropReason;
 use crate::pinned::{Direction, Pinned};
 use crate::snapshot::{FibEntry, PortFacts, Reach, Snapshot, UplinkPort};
 
-/// Which source addresses are accepted on an uplink. From the tunnel: the pods and the address of
-/// the node at its other end (T-O3). Outside the tunnel: neighbours and their pods if they are
-/// reached without a tunnel, and anybody outside the cluster.
+/// The source addresses that are accepted on an uplink. From the tunnel: the pods and the address of the node at its
+/// other end (T-O3). Outside the tunnel: neighbours and their pods if they are reached without a tunnel, and any
+/// address outside the cluster.
 pub(super) fn check_uplink_source(
     snapshot: &Snapshot,
     uplink: &UplinkPort,
@@ -42,9 +42,9 @@ pub(super) fn check_uplink_source(
     }
 }
 
-/// Nothing but tunnel packets of VTEPs goes to the tunnel's port in the cluster: none come from pods
-/// (T-O1) or out of the tunnel (T-O6), whether they go to a node or to a pod, on this node or another.
-/// Replies to a pod whose own port is the tunnel's are no tunnel packets.
+/// Only tunnel packets between VTEPs may go to the tunnel's port in the cluster: none may come from pods (T-O1) or out
+/// of the tunnel (T-O6), whether their destination is a node or a pod, on this node or another. Replies to a pod that
+/// itself uses the tunnel's port number are not tunnel packets.
 pub(super) fn check_nested_tunnel(
     snapshot: &Snapshot,
     query: &Query<'_>,
@@ -72,9 +72,9 @@ fn is_tunnel_packet(snapshot: &Snapshot, destination: IpAddr, is_reply: bool) ->
             || !is_reply && snapshot.endpoints.contains_key(&destination))
 }
 
-/// Checks that follow translation. A pod's packet must not have become a tunnel packet. A packet
-/// from an uplink, outside the tunnel, is accepted if it goes to a Service, is a reply, comes from
-/// a neighbour, or goes to a local pod from a source that is routed out of the uplink.
+/// Checks after translation. A pod's packet must not have become a tunnel packet. A packet from an uplink, outside the
+/// tunnel, is accepted if it goes to a Service, is a reply, comes from a neighbour, or goes to a local pod from a
+/// source that is routed out of the uplink.
 pub(super) fn check_uplink(
     snapshot: &Snapshot,
     query: &Query<'_>,
@@ -115,8 +115,8 @@ fn is_from_neighbour(snapshot: &Snapshot, pinned: &Pinned) -> bool {
         && !(to_this_node && snapshot.tunnels.is_node_address(source))
 }
 
-/// Whether packets to `address` leave by the uplink, so that replies are received there. Replies to
-/// packets that left by the node's own stack are received and forwarded by that stack.
+/// Whether packets to `address` leave by the uplink, so that their replies are received there. If packets left by the
+/// node's own stack, that stack receives and forwards the replies.
 fn is_behind_uplink(snapshot: &Snapshot, address: IpAddr) -> bool {
     match (snapshot.reach(address), snapshot.fib.get(address)) {
         (Some(reach), _) => matches!(reach, Reach::Neighbour(_)),

@@ -1,6 +1,6 @@
-//! The FDB (forwarding database) of the bridge domains: at which port a MAC address was last seen (IEEE
-//! 802.1Q §8.8). One lock-free table of fixed size for all workers. Each worker looks up and learns
-//! for every bridged frame, and sweeps a few slots per poll. The control plane changes it, too.
+//! The FDB (forwarding database) of the bridge domains: the port at which a MAC address was last seen (IEEE 802.1Q
+//! §8.8). One lock-free table of fixed size for all workers. Each worker looks up and learns for every bridged frame,
+//! and sweeps a few slots per poll. The control plane changes the table, too.
 //!
 //! # Layout
 //!

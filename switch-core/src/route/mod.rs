@@ -1,3 +1,3 @@
-//! Forwarding state outside the snapshot: what workers learn. Read by every worker on the packet path.
+//! Forwarding state outside the snapshot: addresses that workers learn. Read by every worker on the packet path.
 
 pub mod fdb;

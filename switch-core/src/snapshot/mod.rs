@@ -1,9 +1,10 @@
-//! The immutable state that the processing of packets depends on.
+//! The immutable state on which the processing of packets depends.
 //!
 //! Built by the control plane, read by workers; a batch sees one snapshot from its first packet to
 //! its last. Unchanged parts are shared with the previous snapshot.
 
 mod addresses;
+mod names;
 mod policy_counters;
 mod ports;
 mod tunnels;
@@ -20,6 +21,7 @@ use podswitch_policy::table::PolicyTable;
 use podswitch_wire::addr::Mac;
 use podswitch_wire::flow_key::HashKey;
 
+pub use names::Names;
 pub use policy_counters::PolicyCounters;
 pub use ports::{BridgePort, Domain, HostPort, Member, PodPort, PortFacts, Tagging, UplinkPort};
 pub(crate) use tunnels::NodePlace;
@@ -58,7 +60,7 @@ pub struct EndpointFacts {
     pub endpoint: Arc<Endpoint>,
 }
 
-/// What a prefix of the FIB leads to.
+/// The target of a prefix of the FIB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FibEntry {
     /// A range of this node's pods: addresses in it without a pod are unassigned.
@@ -74,7 +76,7 @@ pub enum FibEntry {
 /// Equal-cost next hops, and the choice among them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NextHops {
-    /// How each is reached; `None`: unreachable, packets are dropped.
+    /// The reach of each next hop; `None`: unreachable, packets are dropped.
     pub hops: Box<[Option<Reach>]>,
     /// Selects the next hop of a flow: the same on every node with the same next hops. Routers with
     /// unknown MAC addresses are skipped while others are known.
@@ -86,7 +88,7 @@ pub struct NextHops {
 pub struct Snapshot {
     /// Number of this snapshot.
     pub epoch: Epoch,
-    /// The last changes that flows depend on.
+    /// The epochs of the last changes, by address, for the invalidation of flows.
     pub invalidation: Invalidation,
     /// The gateway that pods see.
     pub gateway: Gateway,
@@ -94,7 +96,7 @@ pub struct Snapshot {
     pub node_addresses: Arc<[IpAddr]>,
     /// Source ports on the node's addresses for masqueraded clients.
     pub nat_ports: RangeInclusive<u16>,
-    /// What each port is for, by its number.
+    /// The role of each port, by its number.
     pub ports: Arc<[PortFacts]>,
     /// The node's own port, if there is one.
     pub host: Option<HostPort>,
@@ -120,6 +122,8 @@ pub struct Snapshot {
     pub cluster_key: HashKey,
     /// Bridge domains, one for each VLAN of each configured domain.
     pub domains: Arc<[Domain]>,
+    /// The names that the switch answers for.
+    pub names: Option<Arc<Names>>,
 }
 
 impl Snapshot {
@@ -144,10 +148,11 @@ impl Snapshot {
             masquerade: None,
             cluster_key: ClusterKey::default().0,
             domains: Arc::new([]),
+            names: None,
         }
     }
 
-    /// What `port` is for.
+    /// The role of `port`.
     #[inline]
     pub fn port(&self, port: PortId) -> &PortFacts {
         self.ports.get(port.index()).unwrap_or(&PortFacts::Unused)

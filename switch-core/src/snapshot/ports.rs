@@ -1,4 +1,4 @@
-//! Roles of ports, as the packet path needs them.
+//! Roles of ports, in the form that the packet path needs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

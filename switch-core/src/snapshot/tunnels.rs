@@ -1,5 +1,5 @@
-//! The overlay as the packet path needs it: other nodes' VTEPs, the outer headers to each, and how
-//! each node is reached.
+//! The overlay in the form that the packet path needs: other nodes' VTEPs, the outer headers to
+//! each, and the reach of each node.
 
 mod path;
 
@@ -37,7 +37,7 @@ pub enum Reach {
     NoNeighbour,
 }
 
-/// A tunnel as the packet path needs it: two cache lines.
+/// A tunnel in the form that the packet path needs: two cache lines.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Tunnel {
@@ -151,8 +151,8 @@ impl Tunnels {
         self.owners.get(&end)
     }
 
-    /// Whether packets from what `reach` leads to may come from the VTEP `end`: it is that VTEP, or
-    /// the other one of the same node.
+    /// Whether packets from a node or pod with this `reach` may come from the VTEP `end`: it is
+    /// that VTEP, or the other one of the same node.
     pub fn speaks_by(&self, end: VtepIndex, reach: Reach) -> bool {
         let Reach::Tunnel(to) = reach else { return false };
         to == end || self.node(to).is_some_and(|node| self.node(end) == Some(node))
@@ -182,7 +182,7 @@ impl Tunnels {
         self.own.iter().find(|address| address.is_ipv6() == ipv6).copied()
     }
 
-    /// Whether `address` is a node's own, this one's or another's.
+    /// Whether `address` is the own address of this node or of another one.
     pub fn is_node_address(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
     }

@@ -1,4 +1,4 @@
-//! The side of a worker that other threads see: commands to it, and what it reports.
+//! The side of a worker that other threads use: commands to it, and its reports.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) enum Command {
     Send(PortId, Box<[u8]>),
     /// Sets the observer of drops.
     Observe(Option<Box<dyn Observer>>),
-    /// Has the observer of drops hand over what it collected.
+    /// Makes the observer of drops deliver what it collected.
     Collect,
     /// Begins a capture.
     Capture(Box<dyn Tap>),
@@ -31,7 +31,7 @@ pub(crate) enum Command {
     EndCapture(u64),
     /// Sets the observer of connections.
     ObserveFlows(Option<Box<dyn FlowObserver>>),
-    /// Leaves frames in the ports, or takes them again.
+    /// Stops or resumes receiving from the ports.
     Hold(bool),
     /// Ends the thread.
     Stop,
@@ -62,7 +62,7 @@ pub struct WorkerHandle {
     /// The worker's load.
     pub load: Arc<LoadMeter>,
     commands: SegQueue<Command>,
-    /// Whether there may be commands, so that a poll without any does not look at the queue.
+    /// Whether there may be commands, so that a poll without commands does not access the queue.
     has_commands: AtomicBool,
     acknowledged: AtomicU32,
     /// Frames are left in the devices.
@@ -106,7 +106,7 @@ impl WorkerHandle {
         self.failed.pop()
     }
 
-    /// Acknowledges a snapshot. Returns whether it is another one than before.
+    /// Acknowledges a snapshot. Returns whether it differs from the last acknowledged one.
     pub(super) fn acknowledge(&self, epoch: Epoch) -> bool {
         // Only the worker writes it.
         let is_new = self.acknowledged.load(Ordering::Relaxed) != epoch.0;

@@ -1,5 +1,5 @@
-//! A worker's load. CPU usage does not tell the load of a polling loop. The share of time in rounds
-//! that moved frames does, and how full the bursts are.
+//! A worker's load. A polling loop always uses its CPU, so CPU usage does not show its load. The share of time in
+//! rounds that moved frames does, and so does the size of the bursts.
 //!
 //! The worker writes a few counters a burst and a poll, and reads the clock once a poll (once more
 //! when it moved frames). Nothing here is done per packet.
@@ -17,7 +17,7 @@ pub const BURST_CLASSES: usize = 7;
 /// all longer ones, from about 9 minutes on.
 pub const DURATION_CLASSES: usize = 40;
 
-/// What ended a sleep.
+/// The reason for the end of a sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WokenBy {
     /// A port is readable.
@@ -38,7 +38,7 @@ pub struct LoadMeter {
     bursts: [Counter; BURST_CLASSES],
     durations: Durations,
     woken: [Counter; 3],
-    /// When the sleep began that goes on; 0: the worker is awake.
+    /// Start of the current sleep; 0: the worker is awake.
     asleep_since: AtomicU64,
     since: AtomicU64,
     latest: AtomicU64,
@@ -77,7 +77,7 @@ pub struct Load {
     /// Rounds that moved frames, by duration: the entry `n` counts those of less than 2^n ns, and of at
     /// least half of that.
     pub durations: [u64; DURATION_CLASSES],
-    /// Sleeps that a port ended, a command, and the longest time to sleep.
+    /// Sleeps that ended because of a port, because of a command, and because the maximum sleep was over.
     pub woken: [u64; 3],
 }
 
@@ -204,7 +204,7 @@ impl LoadMeter {
         self.at(to);
     }
 
-    /// From one round to the next, without a sleep in between, in which the worker did `activity`.
+    /// Records the time from one round to the next, without a sleep in between, in which the worker did `activity`.
     #[inline]
     pub(super) fn pause(&self, from: Instant, to: Instant, activity: Activity) {
         self.pauses.add(from, to, activity);
@@ -227,7 +227,7 @@ impl LoadMeter {
         load
     }
 
-    /// The totals of what is over.
+    /// The totals of completed rounds and sleeps.
     pub fn read(&self) -> Load {
         let burst_sizes = core::array::from_fn(|n| self.bursts[n].get());
         let durations: [u64; DURATION_CLASSES] =
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(load.duration_below(0.99), 16_384);
         assert_eq!(load.duration_below(1.0), 1 << 22);
         assert_eq!(load.busy_nanos, 98 * 700 + 10_000 + 3_000_000);
-        // An hour, and a round that the clock did not see.
+        // An hour, and a round that the clock did not register.
         meter.busy(at(5), at(5 + 3_600_000_000_000));
         meter.busy(at(5), at(5));
         let load = meter.read().since(&load);
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_has_what_came_in_between() {
+    fn a_difference_contains_only_later_events() {
         let meter = LoadMeter::default();
         meter.idle(at(100));
         meter.burst(3);

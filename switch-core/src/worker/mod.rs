@@ -66,14 +66,14 @@ pub struct Worker {
     snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     handle: Arc<WorkerHandle>,
     sleeper: Sleeper,
-    /// Whether the kernel is asked which ports are readable, instead of polling each.
+    /// Whether the kernel reports which ports are readable, so that not every port is polled.
     polls_ready: bool,
     clock: Clock,
     /// Time of the latest poll.
     now: Instant,
-    /// What the latest poll did.
+    /// The activities of the latest poll.
     activity: Activity,
-    /// No frames are received.
+    /// Whether receiving from the ports is stopped.
     held: bool,
     stopped: bool,
 }
@@ -113,7 +113,7 @@ impl Worker {
         })
     }
 
-    /// The side that other threads see.
+    /// The side that other threads use.
     pub fn handle(&self) -> &Arc<WorkerHandle> {
         &self.handle
     }
@@ -128,7 +128,7 @@ impl Worker {
         self.clock
     }
 
-    /// The worker's packet buffers, for inspection of how many are in use.
+    /// The worker's packet buffers, to inspect how many are in use.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -305,8 +305,8 @@ impl Worker {
         self.flush(now);
     }
 
-    /// Polls until a command stops it. When idle, polls on for a moment and then sleeps until a port or
-    /// the control plane wakes it.
+    /// Polls until a command stops it. When idle, it continues to poll for a moment and then sleeps until a port or the
+    /// control plane wakes it.
     pub fn run(mut self) {
         let clock = self.clock;
         let mut quiet_since = None;

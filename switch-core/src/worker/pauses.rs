@@ -1,7 +1,7 @@
 //! The longest times in which a worker did not poll, second by second.
 //!
-//! A maximum cannot be subtracted from another as counters can: so there is one for each of the last
-//! seconds, and any number of readers may ask for their own window.
+//! Two maxima cannot be subtracted from each other as two counters can. So there is one maximum for each of the last
+//! seconds, and any number of readers may query their own window.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -13,24 +13,24 @@ const SECONDS: usize = 64;
 /// The longest window in seconds: the slots of this second and the one to come are being written.
 const LONGEST_WINDOW: u64 = 60;
 
-/// What a worker did between two polls.
+/// The activities of a worker between two polls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Activity(u8);
 
 impl Activity {
     /// Moved frames.
     pub const FRAMES: Self = Self(1);
-    /// Executed commands of the control plane: ports that came or went, for example.
+    /// Executed commands of the control plane, such as adding or removing ports.
     pub const COMMANDS: Self = Self(2);
-    /// Took over a published state.
+    /// Switched to a new snapshot.
     pub const PUBLISH: Self = Self(4);
     /// Swept a part of the tables for timeouts.
     pub const SWEEP: Self = Self(8);
-    /// Moved entries of a flow table that grows.
+    /// Migrated entries of a growing flow table.
     pub const GROWTH: Self = Self(16);
 
-    /// What it is composed of: `frames`, `commands`, `publish`, `sweep`, `growth`. Nothing: the worker found
-    /// nothing to do, and the kernel gave the core to others.
+    /// The names of its activities: `frames`, `commands`, `publish`, `sweep`, `growth`. None: the worker found nothing
+    /// to do, and the kernel ran other threads on the core.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let all = ["frames", "commands", "publish", "sweep", "growth"];
         all.into_iter().enumerate().filter(move |(n, _)| self.0 >> n & 1 == 1).map(|(_, name)| name)
@@ -46,9 +46,9 @@ impl Activity {
 /// A time in which a worker did not poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pause {
-    /// How long.
+    /// The duration.
     pub duration: Duration,
-    /// What it did.
+    /// The worker's activities in this time.
     pub activity: Activity,
 }
 
@@ -62,7 +62,7 @@ impl Default for Pauses {
     }
 }
 
-/// More than 18 minutes are as bad as 18 minutes.
+/// Durations above 18 minutes are stored as 18 minutes.
 const MAX_NANOS: u64 = (1 << 40) - 1;
 
 impl Pauses {

@@ -1,5 +1,5 @@
-//! Transmission: hands each port the frames that the engine has queued for it, after finishing
-//! checksums and segmentation that the port does not support.
+//! Transmission: passes each port the frames that the engine has queued for it, after computing checksums and
+//! segmenting GSO packets if the port does not support that.
 
 use std::io;
 
@@ -80,8 +80,8 @@ impl Worker {
         }
     }
 
-    /// Finishes checksums and segments GSO packets, as far as the port does not do it. Packets that
-    /// exceed the batch wait in `finished`.
+    /// Computes checksums and segments GSO packets, if the port does not do it. Packets that exceed the batch wait in
+    /// `finished`.
     fn finish_batch(&mut self, now: Instant, offloads: Offloads, batch: &mut Batch) {
         let mut finished = std::mem::take(&mut self.finished);
         for packet in batch.drain(..) {
@@ -98,7 +98,7 @@ impl Worker {
             self.engine.counters().copies.add(pieces.saturating_sub(1));
             match result {
                 Err(error) if pieces == 0 => self.engine.not_sent(now, trace, error.reason),
-                // A part of the frame was sent: the rest counts as a lost copy.
+                // A part of the frame was sent. The part that was not sent counts as a lost copy.
                 Err(_) => self.engine.counters().originated_lost.add(1),
                 Ok(_) => {}
             }
@@ -115,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// Removes a port whose device is gone. Other errors may be temporary, and show in the counters.
+    /// Removes a port whose device no longer exists. Other errors may be temporary, and show in the counters.
     pub(super) fn port_failed(&mut self, id: PortId, error: io::Error) {
         if error.kind() == io::ErrorKind::NotConnected {
             self.remove(id);

@@ -1,5 +1,5 @@
-//! What a change of the state denies, or whose pod it removes, is recorded as ended by the next sweep, and as opened anew
-//! if it goes on.
+//! If a change of the state denies a connection or removes its pod, the next sweep records it as ended. If it
+//! continues, it is recorded as opened again.
 
 use podswitch_core::config::Endpoint;
 use podswitch_testkit::rig::frames;
@@ -23,7 +23,7 @@ fn datagram(f: usize, from: usize, ports: (u16, u16)) -> Vec<u8> {
 }
 
 impl Recorded {
-    /// The laws: of connections, and of what they forwarded, `packets` and `bytes` in all.
+    /// The invariants: of connections, and of the packets that they forwarded. `packets` and `bytes` are the totals.
     #[track_caller]
     fn adds_up(&mut self, [packets, bytes]: [u64; 2]) {
         let left_out = self.recorder.take_left_out();
@@ -45,7 +45,7 @@ impl Recorded {
 }
 
 #[test]
-fn a_denied_connection_is_recorded_at_once_and_again_if_it_goes_on() {
+fn a_denied_connection_is_recorded_at_once_and_again_if_it_continues() {
     for f in [0, 1] {
         let open = Config { policies: vec![allow(80)], ..state() };
         let shut = Config { policies: vec![allow(81)], ..state() };
@@ -59,14 +59,14 @@ fn a_denied_connection_is_recorded_at_once_and_again_if_it_goes_on() {
         let (reason, first) = recorded.one_closed();
         let first = first.clone();
         assert_eq!((reason, first.packets), (CloseReason::PolicyChanged, [2, 1]));
-        assert_eq!(first.ingress.as_ref().unwrap().rule, Some(0), "what had allowed it");
-        // It keeps its place, is listed, and is not reported as going on.
+        assert_eq!(first.ingress.as_ref().unwrap().rule, Some(0), "the rule that had allowed it");
+        // Its slot is kept, but it is not reported as continuing.
         let alive = recorded.switch.control.connections();
         assert_eq!(alive.len(), 1);
         recorded.recorder.update(&alive, Default::default(), recorded.switch.now, |record| {
             panic!("{record:?}");
         });
-        // What stays denied has no further record.
+        // A connection that stays denied has no further record.
         recorded.pass(SOON);
         assert_eq!(recorded.closed().len(), 1);
 
@@ -82,14 +82,15 @@ fn a_denied_connection_is_recorded_at_once_and_again_if_it_goes_on() {
         talk(&mut recorded, f, &fins);
         recorded.pass(SOON);
         let (reason, last) = recorded.closed()[1];
-        assert_eq!((reason, last.packets), (CloseReason::Fin, [3, 2]), "since it went on");
+        assert_eq!((reason, last.packets), (CloseReason::Fin, [3, 2]), "since it continued");
         assert_eq!((last.start, last.id), (opened[1].start, first.id));
         let bytes = [54, 74][f];
         recorded.adds_up([8, 8 * bytes]);
     }
 }
 
-/// Packets that a worker has counted in its own table are in the record, though that is made before they are reported.
+/// Packets that a worker has counted in its own table are in the record, although the record is made before they are
+/// reported.
 #[test]
 fn counts_of_a_denied_datagram_connection_are_exact() {
     for f in [0, 1] {
@@ -125,15 +126,15 @@ fn connections_of_a_removed_pod_are_recorded_at_once() {
         recorded.pass(SOON);
         let (reason, record) = recorded.one_closed();
         assert_eq!((reason, record.packets), (CloseReason::PodGone, [2, 1]), "{f} {gone}");
-        assert_eq!(record.client.pod.as_deref(), Some("p0"), "as it was called");
+        assert_eq!(record.client.pod.as_deref(), Some("p0"), "its former name");
         assert_eq!(record.server.pod.as_deref(), Some("p1"));
         recorded.adds_up([4, 4 * [54, 74][f]]);
     }
 }
 
-/// A pod that is known and has no port, as after a restart, may get one.
+/// A known pod without a port, as after a restart, may get one later.
 #[test]
-fn a_pod_without_a_port_is_not_gone() {
+fn a_pod_without_a_port_is_not_removed() {
     let mut recorded = Recorded::new(&state(), 1);
     talk(&mut recorded, 0, &OPEN);
     let mut detached = state();
@@ -146,7 +147,7 @@ fn a_pod_without_a_port_is_not_gone() {
     recorded.adds_up([3, 3 * 54]);
 }
 
-/// Connections of a Service, by its address and backend.
+/// Connections through a Service, with its address and backend.
 #[test]
 fn a_service_connection_that_policy_denies_is_recorded() {
     for f in [0, 1] {
@@ -161,10 +162,10 @@ fn a_service_connection_that_policy_denies_is_recorded() {
     }
 }
 
-/// Policies that come and go under traffic of two workers: each connection has as many ends as openings, and every packet
-/// is in one record.
+/// Policies change while two workers forward traffic: each connection has as many ends as openings, and every packet is
+/// in one record.
 #[test]
-fn the_laws_hold_while_policies_come_and_go() {
+fn the_invariants_hold_while_policies_change() {
     let open = state();
     let shut = Config { policies: vec![allow(80)], ..state() };
     let mut recorded = Recorded::new(&open, 2);

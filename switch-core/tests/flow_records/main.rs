@@ -1,4 +1,4 @@
-//! Records of connections: what they say, and that they add up.
+//! Records of connections: their content, and that they are complete.
 
 mod changes;
 
@@ -145,7 +145,7 @@ fn a_connection_has_a_record_of_its_opening_and_one_of_its_end() {
 }
 
 #[test]
-fn a_reset_is_told_from_an_end_in_silence() {
+fn a_reset_is_distinguished_from_a_timeout() {
     let mut recorded = Recorded::new(&config(), 1);
     talk(&mut recorded, 0, &OPEN);
     talk(&mut recorded, 0, &[(1, 901, 101, RST | ACK)]);
@@ -160,7 +160,7 @@ fn a_reset_is_told_from_an_end_in_silence() {
 }
 
 #[test]
-fn what_changed_since_explains_an_end_in_silence() {
+fn later_changes_explain_a_timeout() {
     let open = |recorded: &mut Recorded| {
         recorded.send(0, &udp4(0, pod_v4(1), (1000, 53), b"x"));
         recorded.read();
@@ -173,7 +173,7 @@ fn what_changed_since_explains_an_end_in_silence() {
     assert_eq!(reason, CloseReason::PolicyChanged);
     assert_eq!(record.ingress.as_ref().unwrap().why, Why::NotIsolated, "what allowed it");
 
-    // Another pod has the address by then: the record names the one that was meant.
+    // Another pod has the address by then: the record names the pod that had it.
     let mut recorded = Recorded::new(&config(), 1);
     open(&mut recorded);
     let mut config = config();
@@ -188,7 +188,7 @@ fn what_changed_since_explains_an_end_in_silence() {
 }
 
 #[test]
-fn services_are_named_and_a_backend_that_goes_ends_connections() {
+fn services_are_named_and_a_removed_backend_ends_connections() {
     for f in [0, 1] {
         let mut recorded = Recorded::new(&services::config(&[1]), 1);
         let client = (addresses(0)[f], 1000);
@@ -232,8 +232,8 @@ fn updates_are_of_connections_with_packets_since() {
     assert_eq!(count(since + Duration::from_secs(1)), 1);
 }
 
-/// Sends UDP from one pod by two workers into a table that is too small for it, so that connections are evicted
-/// while workers have counted packets in their own tables. No packet is in no record.
+/// Sends UDP from one pod through two workers into a table that is too small for it, so that connections are evicted
+/// while workers have counted packets in their own tables. Every packet is in a record.
 #[test]
 fn packets_of_evicted_connections_are_all_in_records() {
     let limits = Limits { connections: 64, connections_per_port: 64, flows: 2048, fdb: 16 };
@@ -271,9 +271,9 @@ fn packets_of_evicted_connections_are_all_in_records() {
     assert_eq!(left_out, FlowsLeftOut::default());
 }
 
-/// More connections than the queue has room for: what is left out is counted.
+/// More connections than the queue has room for: those left out are counted.
 #[test]
-fn what_a_queue_has_no_room_for_is_counted() {
+fn connections_beyond_the_queue_are_counted() {
     const FLOWS: u32 = 40_000;
     let mut recorded = Recorded::new(&config(), 1);
     for n in 0..FLOWS {
@@ -298,7 +298,7 @@ fn what_a_queue_has_no_room_for_is_counted() {
 }
 
 #[test]
-fn the_last_records_are_of_what_is_left() {
+fn the_last_records_are_those_of_live_connections() {
     let mut recorded = Recorded::new(&config(), 1);
     talk(&mut recorded, 0, &OPEN);
     let alive = recorded.switch.control.connections();

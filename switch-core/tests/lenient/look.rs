@@ -1,4 +1,4 @@
-//! What packets find in a snapshot, whatever numbers its parts have.
+//! The decisions of a snapshot for packets, independent of the numbers of its parts.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! Lenient publishing: one object never holds up the others. What is in force after any sequence of
-//! publishes is what a strict publish of the good objects alone would put in force; and of a policy
-//! that cannot be taken, the last version that was, or what isolates its pods.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! Lenient publishing: one object never blocks the others. The state in force after any sequence of
+//! publishes is the one that a strict publish of the valid objects alone would produce. For an
+//! invalid policy it is the last valid version, or a policy that isolates its pods.
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 mod look;
 mod mix;
@@ -29,7 +29,7 @@ fn fields(left_out: &[LeftOut]) -> Vec<String> {
 }
 
 #[test]
-fn any_sequence_gives_the_state_of_the_good_objects() {
+fn any_sequence_gives_the_state_of_the_valid_objects() {
     let (mut left_out, mut taken) = (0, 0);
     for seed in 0..10 {
         let mut rng = Rng::new(seed);
@@ -41,7 +41,7 @@ fn any_sequence_gives_the_state_of_the_good_objects() {
             for _ in 0..rng.below(4) {
                 changes.push(mix.change(&mut rng));
             }
-            // Strict publishes between change nothing where they are refused.
+            // Refused strict publishes in between change nothing.
             let published = if rng.chance(15) {
                 let strict = match rng.chance(50) {
                     true => switch.control.update(changes),
@@ -101,7 +101,7 @@ fn holder(switch: &Switch, address: IpAddr) -> String {
 }
 
 #[test]
-fn the_living_one_has_the_address_and_the_next_one_gets_it() {
+fn the_running_pod_has_the_address_and_the_next_one_gets_it() {
     let mut switch = Switch::new(&config());
     let address = IpAddr::from(pod_v4(0));
     let rank = |living, running, created| Precedence { living, running, created };
@@ -121,7 +121,7 @@ fn the_living_one_has_the_address_and_the_next_one_gets_it() {
     let holds = Cause::Conflict { holder: Cookie::new("Pod/default/a") };
     assert!(published.left_out.iter().all(|l| l.cause == holds && l.effect == Effect::Absent));
     assert_eq!(holder(&switch, address), "Pod/default/a");
-    // What is left out sends nothing: it is not the one that it says it is.
+    // A pod that is left out may not send: the address is not its own.
     switch.send(0, &udp4(0, pod_v4(1), (1, 2), b"x"));
     assert_eq!(switch.recv(1).len(), 0);
     switch.drops.lock().unwrap().clear();
@@ -136,7 +136,7 @@ fn the_living_one_has_the_address_and_the_next_one_gets_it() {
         switch.control.update_lenient([change]).unwrap();
         assert_eq!(holder(&switch, address), format!("Pod/default/{wins}"));
     }
-    // In the order of their precedence, each as soon as the one before has gone.
+    // In the order of their precedence, each as soon as the one before is deleted.
     for (gone, next) in [("d", "c"), ("c", "a"), ("a", "b"), ("b", "e"), ("e", "p0")] {
         let gone = Change::PodGone(Cookie::new(format!("Pod/default/{gone}")));
         let published = switch.control.update_lenient([gone]).unwrap();
@@ -171,7 +171,7 @@ fn refused(policy: NetworkPolicy) -> Change {
 }
 
 #[test]
-fn a_policy_that_cannot_be_taken_opens_nothing() {
+fn an_invalid_policy_allows_nothing() {
     let bad = || Change::Policy(Arc::new(network_policy((9, 8))));
     let good = |port| Change::Policy(Arc::new(network_policy((port, port))));
     let passes = |switch: &mut Switch, port: u16| {
@@ -183,23 +183,23 @@ fn a_policy_that_cannot_be_taken_opens_nothing() {
     for bad in [bad(), refused(network_policy((1, 1)))] {
         let mut switch = Switch::new(&config());
         assert!(passes(&mut switch, 53));
-        // Without a version before: isolated.
+        // Without an earlier version: isolated.
         let published = switch.control.update_lenient([bad.clone()]).unwrap();
         assert_eq!(published.left_out[0].effect, Effect::Isolated);
         assert!(!passes(&mut switch, 53) && !passes(&mut switch, 1));
-        // With one: that stays, until a good one comes.
+        // With an earlier version: that version stays until a valid one arrives.
         let published = switch.control.update_lenient([good(53)]).unwrap();
         assert_eq!(published.taken, [Cookie::new("NetworkPolicy/default/p")]);
         assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
         let published = switch.control.update_lenient([bad.clone()]).unwrap();
         assert_eq!(published.left_out[0].effect, Effect::LastVersion);
         assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
-        // Whatever else happens meanwhile.
+        // Independent of other changes.
         switch.control.update_lenient([Change::NamespaceGone("x".into())]).unwrap();
         assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
         switch.control.update_lenient([good(54)]).unwrap();
         assert!(!passes(&mut switch, 53) && passes(&mut switch, 54));
-        // What was deleted between is no version before.
+        // After a deletion in between, the earlier version does not count.
         switch
             .control
             .update_lenient([Change::PolicyGone("NetworkPolicy/default/p".into())])
@@ -233,7 +233,8 @@ fn strict_publishes_refuse_what_lenient_ones_leave_out() {
     let error = switch.control.update([clash()]).unwrap_err();
     assert_eq!(error.0[0].object.as_str(), "Pod/default/z");
     assert!(Arc::ptr_eq(&before, &switch.control.snapshot()));
-    // What is left out already does not refuse changes of other objects, but a whole state.
+    // An object that is already left out does not make changes of other objects fail, but it makes
+    // a whole state fail.
     switch.control.update_lenient([clash()]).unwrap();
     switch.control.update([Change::NamespaceGone("x".into())]).unwrap();
     let mut whole = config();
@@ -245,7 +246,7 @@ fn strict_publishes_refuse_what_lenient_ones_leave_out() {
 }
 
 #[test]
-fn settings_that_are_wrong_refuse_every_publish() {
+fn invalid_settings_refuse_every_publish() {
     let mut switch = Switch::new(&config());
     let before = switch.control.snapshot();
     let mut config = config();
@@ -258,7 +259,7 @@ fn settings_that_are_wrong_refuse_every_publish() {
 }
 
 #[test]
-fn what_an_object_needs_may_come_later() {
+fn the_dependency_of_an_object_may_be_added_later() {
     let mut switch = Switch::new(&config());
     let mut pod = (*config().endpoints[2]).clone();
     pod.cookie = Cookie::new("Pod/default/late");
@@ -278,7 +279,7 @@ fn what_an_object_needs_may_come_later() {
 }
 
 #[test]
-fn frontends_that_two_services_claim_are_told() {
+fn frontends_that_two_services_claim_are_reported() {
     let service = |name: &str, last: u8, node_port: u16| {
         let mut service = Service::cluster_ip("ns", name, [IpAddr::from([10, 96, 0, last])]);
         service.kind = ServiceType::NodePort;
@@ -287,7 +288,7 @@ fn frontends_that_two_services_claim_are_told() {
         Change::Service(Arc::new(service))
     };
     let mut switch = Switch::new(&config());
-    // Neither refuses the other, also where publishing is strict.
+    // Neither Service makes the other fail, even in strict publishes.
     switch.control.update([service("b", 1, 30_000)]).unwrap();
     let changes = [service("a", 1, 30_001), service("c", 2, 30_000)];
     let published = switch.control.update_lenient(changes).unwrap();

@@ -1,4 +1,4 @@
-//! Good and bad objects at random, and a plain reading of which of them are taken.
+//! Random valid and invalid objects, and a simple implementation of which of them are accepted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,16 +36,16 @@ pub(crate) fn nodes() -> impl Iterator<Item = String> {
     (1..6).map(|n| format!("n{n}"))
 }
 
-/// The addresses that pods share among themselves.
+/// The addresses that several pods may claim.
 pub(crate) fn pod_addresses() -> impl Iterator<Item = IpAddr> {
     let v4 = (0..5u8).map(|n| IpAddr::from([10, 1, 0, 10 + n]));
     v4.chain((0..3u16).map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 10 + n])))
 }
 
 pub(crate) struct Mix {
-    /// What is wanted.
+    /// The desired objects.
     pub(crate) config: Config,
-    /// Last versions of policies that were taken.
+    /// Last accepted versions of policies.
     last: BTreeMap<Arc<str>, Arc<NetworkPolicy>>,
     last_cluster: BTreeMap<Arc<str>, Arc<ClusterNetworkPolicy>>,
     left_out: BTreeSet<String>,
@@ -65,7 +65,7 @@ fn udp_or_tcp(first: u16, last: u16) -> Ports {
     Ports::AnyOf(vec![PortRule::Range { protocol: Protocol::Tcp, first, last }])
 }
 
-/// Some of them are none.
+/// Some of them are invalid.
 fn ports(rng: &mut Rng) -> Ports {
     match rng.below(4) {
         0 => udp_or_tcp(53, 52),
@@ -95,7 +95,7 @@ impl Mix {
         Self { config, last, last_cluster, left_out }
     }
 
-    /// Another order of what is wanted.
+    /// Changes the order of the desired objects.
     pub(crate) fn shuffle(&mut self, rng: &mut Rng) {
         let turn = |len: usize, rng: &mut Rng| if len == 0 { 0 } else { rng.below(len) };
         let config = &mut self.config;
@@ -366,14 +366,14 @@ fn ordered<T, K: Ord>(list: &[Arc<T>], rank: impl Fn(&T) -> (Precedence, K)) -> 
     list
 }
 
-/// The plain reading.
+/// The simple implementation.
 impl Mix {
-    /// The names of what is left out, in order.
+    /// The names of the objects that are left out, in order.
     pub(crate) fn left_out(&self) -> Vec<String> {
         self.left_out.iter().cloned().collect()
     }
 
-    /// The configuration of the good objects alone.
+    /// The configuration of the valid objects alone.
     pub(crate) fn settle(&mut self) -> Config {
         self.left_out.clear();
         let mut good = self.config.clone();
@@ -438,7 +438,7 @@ impl Mix {
         good.nodes.retain(|o| {
             let first = |v6: bool| o.addresses.iter().find(|a| a.is_ipv6() == v6).copied();
             let own: BTreeSet<IpAddr> = [first(false), first(true)].into_iter().flatten().collect();
-            // This node has both families, so that its one VTEP is over IPv4 if there is.
+            // This node has both families, so its only VTEP is over IPv4 if there is IPv4.
             let mac = (o.vtep.ipv4, first(false).is_none());
             let is_good = mac.0.is_unicast()
                 && o.addresses.iter().all(|a| !local.addresses.contains(a) && !a.is_unspecified())
@@ -508,7 +508,7 @@ impl Mix {
                 self.left_out.insert(policy.cookie.to_string());
             }
             let closed = || {
-                // Everybody there is: pods, nodes and any address.
+                // All addresses: pods, nodes and others.
                 let all = |rules: &mut Vec<ClusterRule>| {
                     for rule in rules {
                         rule.action = Action::Deny;

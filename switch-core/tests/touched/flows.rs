@@ -14,7 +14,7 @@ use super::rig::random::Rng;
 use super::rig::{HOST, HOST_MAC, Switch, frames};
 use super::world::{NODE_PORT, load_balancer, outside, spare, vip};
 
-/// What left by which port, and what was dropped.
+/// The frames that left with their ports, and the drops.
 pub(crate) type Seen = (Vec<(usize, Vec<u8>)>, Vec<(u16, DropReason)>);
 
 const CLIENT_MAC: Mac = Mac([2, 0, 0, 0, 0xc, 1]);
@@ -26,14 +26,14 @@ pub(crate) fn send(switch: &mut Switch, port: usize, frame: &[u8]) -> Seen {
     (out, switch.dropped())
 }
 
-/// Who a packet comes from.
+/// The source of a packet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sender {
     /// A pod of this node.
     Pod(usize),
     /// The node's stack.
     Host,
-    /// Whoever is on the uplink, without a tunnel.
+    /// Any host on the uplink, without a tunnel.
     Uplink,
     /// Another node, through the tunnel.
     Tunnel(usize),
@@ -58,9 +58,9 @@ impl Sender {
 pub(crate) struct Flow {
     key: FlowKey,
     sender: Sender,
-    /// The answers' key and sender, once a packet came out.
+    /// The key and sender of the replies, once a packet was delivered.
     answer: Option<(FlowKey, Sender)>,
-    /// Packets that passed, by direction.
+    /// Number of packets that passed, by direction.
     passed: [u32; 2],
 }
 
@@ -108,7 +108,7 @@ impl Flow {
         Some(sender.frame(&frames::ip(src, dst, key.proto, 64, None, &message)))
     }
 
-    /// A handshake, and acknowledgements ever after.
+    /// A handshake, and then acknowledgments.
     fn segment(&self, reply: bool) -> (u32, u32, u8) {
         match (self.passed[usize::from(reply)], reply) {
             (0, false) => (100, 0, tcp_flags::SYN),
@@ -118,11 +118,11 @@ impl Flow {
         }
     }
 
-    /// What came of a packet: where it came out, its answers begin.
+    /// The result for a packet: if it was delivered, its replies can begin.
     pub(crate) fn learn(&mut self, (out, drops): &Seen, reply: bool) {
         let ([(port, frame)], []) = (&out[..], &drops[..]) else {
             if !reply && self.key.proto == 6 {
-                // As an end system that was reset, or hears nothing: from the start.
+                // Like an end system that was reset or gets no answer: starts again.
                 self.passed = [0; 2];
             }
             return;
@@ -147,7 +147,7 @@ impl Flow {
             (parsed.key, sender)
         };
         if key.src_port == self.key.dst_port && key.dst_port == self.key.src_port {
-            // An answer of the switch's own, or of the gateway.
+            // An answer of the switch itself, or of the gateway.
             return;
         }
         self.answer = Some((key.reversed(), sender));

@@ -1,7 +1,7 @@
-//! What a change touches: after each of many random changes of every kind, the next packet of
-//! every known flow is treated as by a switch that judges all of them again, to the byte and to
-//! the reason of a drop.
-#![allow(clippy::disallowed_types, reason = "tests hold what an observer tells")]
+//! Invalidation by changes: after each of many random changes of every kind, the next packet of
+//! every known flow has the same result as in a switch that evaluates all flows again, to the byte
+//! and to the drop reason.
+#![allow(clippy::disallowed_types, reason = "tests store what an observer reports")]
 
 mod flows;
 use podswitch_testkit::rig;
@@ -17,8 +17,8 @@ use world::World;
 const FLOWS: usize = 60;
 const ROUNDS: usize = 300;
 
-/// How many flows were found to hold, and were judged again, by the switch that knows what changes
-/// touch; and how many hits it had in all.
+/// How many flows stayed valid, and how many were re-evaluated, in the switch that tracks what
+/// changes affect; and its total number of hits.
 fn run(seed: u64) -> [u64; 3] {
     let mut rng = Rng::new(seed);
     let mut world = World::new();
@@ -39,7 +39,7 @@ fn run(seed: u64) -> [u64; 3] {
         asking.forget(&world.config);
         let time = Duration::from_millis(rng.below(2500) as u64);
         switches.iter_mut().for_each(|switch| switch.pass(time));
-        // Some rest for a few states.
+        // Some time passes for a few states.
         let share = if rng.chance(30) { 20 } else { 80 };
         for (n, flow) in flows.iter_mut().enumerate() {
             if rng.chance(2) {
@@ -71,13 +71,13 @@ fn run(seed: u64) -> [u64; 3] {
 }
 
 #[test]
-fn flows_are_treated_as_if_all_were_judged_again() {
+fn flows_have_the_result_of_a_full_re_evaluation() {
     let mut sums = [0; 3];
     for seed in 0..12 {
         let counts = run(seed);
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
-    let [kept, judged, hits] = sums;
-    println!("kept {kept}, judged again {judged}, hits {hits}");
-    assert!(kept > 1000 && judged > 1000 && hits > 10_000, "{sums:?}");
+    let [kept, reevaluated, hits] = sums;
+    println!("kept {kept}, re-evaluated {reevaluated}, hits {hits}");
+    assert!(kept > 1000 && reevaluated > 1000 && hits > 10_000, "{sums:?}");
 }

@@ -95,7 +95,7 @@ impl World {
         world
     }
 
-    /// Changes one thing or a few. `None`: what single objects cannot say.
+    /// Changes one thing or a few. `None`: changes that single objects cannot express.
     pub(crate) fn change(&mut self, rng: &mut Rng) -> Option<Vec<Change>> {
         if rng.chance(8) {
             self.ground(rng);
@@ -194,7 +194,7 @@ impl World {
         Change::Pod(object)
     }
 
-    /// A port of this node's pods comes or goes, and the pod at it.
+    /// A port of this node's pods is added or removed, with its pod.
     fn port(&mut self, rng: &mut Rng) -> Vec<Change> {
         let n = rng.below(3);
         let id = PortId(n as u16);
@@ -281,7 +281,7 @@ impl World {
             ingress: rng.chance(60).then(|| rules(rng)),
             egress: rng.chance(40).then(|| rules(rng)),
         });
-        // Most let something through, or little would ever be known.
+        // Most policies allow something, otherwise few flows would ever be known.
         let keep = keep && rng.chance(70);
         replace(&mut self.config.policies, |o| o.cookie == cookie, keep.then(|| object.clone()));
         if keep { Change::Policy(object) } else { Change::PolicyGone(cookie) }
@@ -378,7 +378,7 @@ impl World {
         if keep { Change::Slice(object) } else { Change::SliceGone(namespace, name) }
     }
 
-    /// What only whole configurations can say.
+    /// Changes that only whole configurations can express.
     fn ground(&mut self, rng: &mut Rng) {
         let config = &mut self.config;
         match rng.below(6) {

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_ethernet_and_ipv4() {
+    fn refuses_other_than_ethernet_and_ipv4() {
         assert_eq!(Packet::new_checked(&REPLY_PACKET[..27]), Err(Malformed::Truncated));
         for at in 0..6 {
             let mut packet = REPLY_PACKET;

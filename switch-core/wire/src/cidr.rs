@@ -62,10 +62,10 @@ impl fmt::Debug for Cidr {
     }
 }
 
-/// Why a text is no address range.
+/// Why a text is not an address range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CidrParseError {
-    /// No `/` in it.
+    /// The text has no `/`.
     NoPrefix,
     /// The part before the `/` is not an IP address.
     Address,

@@ -28,14 +28,14 @@ impl<T: AsRef<[u8]>> Frame<T> {
         Mac(array(self.bytes(), 6))
     }
 
-    /// EtherType of what follows, the first tag's if there is one. Below 0x0600 it is the
+    /// EtherType of the content, or of the first tag if there is one. A value below 0x0600 is the
     /// length of an 802.3 frame.
     #[inline]
     pub fn ethertype(&self) -> u16 {
         be16(self.bytes(), 12)
     }
 
-    /// All behind the header: tags, packet, padding.
+    /// Everything behind the header: tags, packet, padding.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes()[HEADER_LEN..]
@@ -61,7 +61,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Frame<T> {
         self.put(12, ethertype.to_be_bytes());
     }
 
-    /// All behind the header, to be written.
+    /// Everything behind the header, mutable.
     #[inline]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes.as_mut()[HEADER_LEN..]

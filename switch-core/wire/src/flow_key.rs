@@ -145,13 +145,13 @@ impl FlowKey {
                 fold(src ^ e ^ k[4], dst ^ k[5])
             }
         };
-        // After one multiplication, consecutive addresses or ports are unevenly distributed; every
-        // word gets two.
+        // After one multiplication, consecutive addresses or ports are unevenly distributed. So
+        // each word is multiplied twice.
         fold(mixed ^ k[2], k[3])
     }
 }
 
-/// Compares words without a branch: 1.4 ns; the derived comparison calls `memcmp` and takes 3.7.
+/// Compares words without a branch: 1.4 ns. The derived comparison calls `memcmp` and takes 3.7 ns.
 impl PartialEq for FlowKey {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
@@ -160,7 +160,7 @@ impl PartialEq for FlowKey {
     }
 }
 
-/// For tables off the packet path, which use a hash function of their own.
+/// For tables that are not on the packet path and use their own hash function.
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.words().hash(state);
@@ -173,8 +173,8 @@ impl Hash for FlowKey {
 pub struct HashKey([u64; 6]);
 
 impl HashKey {
-    /// A key from 16 bytes of entropy. Either half is expanded by SplitMix64 steps, and each word
-    /// is made of both, so that every word is as secret as the whole.
+    /// A key from 16 bytes of entropy. Each half is expanded by SplitMix64 steps, and each word is
+    /// made from both halves, so that every word is as secret as the whole.
     pub const fn new(seed: u128) -> Self {
         let mut words = [0; 6];
         let (mut low, mut high) = (seed as u64, (seed >> 64) as u64);
@@ -202,8 +202,8 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// An address as two words, by way of one integer: bytewise, a key just made would go through
-/// memory to be reassembled.
+/// An address as two words, converted by way of one integer. If it were converted byte by byte, a
+/// key that was just made would be stored to memory and loaded again.
 #[inline(always)]
 fn halves(address: &[u8; 16]) -> [u64; 2] {
     let wide = u128::from_le_bytes(*address);

@@ -17,7 +17,7 @@ pub mod extension {
     pub const FRAGMENT: u8 = 44;
     /// Encapsulating security payload: encrypted, so the chain cannot be followed.
     pub const ESP: u8 = 50;
-    /// Authentication.
+    /// No next header.
     pub const AUTHENTICATION: u8 = 51;
     /// Nothing follows.
     pub const NO_NEXT_HEADER: u8 = 59;
@@ -64,7 +64,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
         be16(self.bytes(), 4)
     }
 
-    /// What follows this header: an extension header or the upper layer.
+    /// Type of the next header: an extension header or the upper layer.
     #[inline]
     pub fn next_header(&self) -> u8 {
         self.bytes()[6]
@@ -122,7 +122,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
         self.put(4, len.to_be_bytes());
     }
 
-    /// Sets what follows this header.
+    /// Sets the type of the next header.
     #[inline]
     pub fn set_next_header(&mut self, next: u8) {
         self.put(6, [next]);
@@ -177,8 +177,8 @@ impl ExtensionHeader<'_> {
 }
 
 /// Extension headers in order. Ends at the upper layer, at a truncated header, and behind a
-/// fragment header with a non-zero offset, because data follow that. It reports what is there and
-/// validates nothing; [`parse`](crate::parse::parse) does.
+/// fragment header with a non-zero offset, because payload data follows that header. It validates
+/// nothing; [`parse`](crate::parse::parse) does.
 #[derive(Clone, Debug)]
 pub struct ExtensionHeaders<'a> {
     next: u8,
@@ -192,8 +192,8 @@ impl<'a> ExtensionHeaders<'a> {
         Self { next, rest: payload, ended: false }
     }
 
-    /// Where the iteration stands: the next-header value and the bytes behind the headers returned
-    /// so far. At the end these are the upper layer's protocol and packet.
+    /// The position of the iteration: the next-header value and the bytes behind the headers
+    /// returned so far. At the end these are the upper layer's protocol and packet.
     pub fn remainder(&self) -> (u8, &'a [u8]) {
         (self.next, self.rest)
     }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_later_fragments_header_is_no_header() {
+    fn data_behind_a_later_fragments_header_is_not_parsed() {
         let later = [60, 0, 0, 0x09, 0, 0, 0, 1, 6, 0, 0, 0, 0, 0, 0, 0];
         let mut chain = ExtensionHeaders::new(extension::FRAGMENT, &later);
         assert_eq!(chain.next().unwrap().fragment(), Some((8, true, 1)));

@@ -124,7 +124,7 @@ impl<'a> Iterator for Chunks<'a> {
         };
         let len = usize::from(u16::from_be_bytes([a, b]));
         let value = self.rest.get(4..len)?;
-        // Chunks are padded to four bytes; the padding of the last may be missing.
+        // Chunks are padded to four bytes. The last chunk may lack its padding.
         self.rest = self.rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(Chunk { kind, flags, value })
     }

@@ -1,10 +1,10 @@
-//! Ones' complement sums (RFC 1071): what both [`parse`](crate::parse) and
-//! [`checksum`](crate::checksum) stand on.
+//! Ones' complement sums (RFC 1071), used by both [`parse`](crate::parse) and
+//! [`checksum`](crate::checksum).
 
 use core::ops::Add;
 
-/// A ones' complement sum of bytes that begin at an even offset of a packet; neither folded nor
-/// complemented yet.
+/// A ones' complement sum of bytes that begin at an even offset of a packet. It is not yet folded
+/// or complemented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum(pub(crate) u32);
 
@@ -51,8 +51,8 @@ impl Add for Sum {
 #[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
     // Words are added eight bytes at a time in native byte order: the ones' complement sum is the
-    // same in either order, except that its two bytes are swapped (RFC 1071 §2 B). Two wide
-    // accumulators, so that neither waits for the other and no carry is lost.
+    // same in either order, except that its two bytes are swapped (RFC 1071 §2 B). There are two
+    // wide accumulators, so that the additions do not wait for each other and no carry is lost.
     let (pairs, rest) = bytes.as_chunks::<16>();
     let (mut even, mut odd) = (0_u128, 0_u128);
     for pair in pairs {
@@ -77,14 +77,14 @@ fn fold_wide(wide: u128) -> Sum {
 }
 
 /// Whether the ones' complement sum over an IPv4 header without options, of version 4, is all ones
-/// (RFC 1071). Computed in native byte order, in which only the order of the result's bytes
-/// differs.
+/// (RFC 1071). It is computed in native byte order, which changes only the order of the result's
+/// bytes.
 #[inline(always)]
 pub fn ipv4_header_holds(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     // 2¹⁶ is 1 modulo 0xffff, so folding does not change the remainder, and the remainder of all
-    // ones is 0. (So is that of an all-zero header, but its version is not 4.)
+    // ones is 0. (An all-zero header has the remainder 0 too, but its version is not 4.)
     sum.is_multiple_of(0xffff)
 }
 

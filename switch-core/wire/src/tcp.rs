@@ -149,7 +149,8 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Packet<T> {
 pub enum TcpOption<'a> {
     /// Maximum segment size in bytes, as its sender wants to receive (RFC 9293 §3.7.1).
     MaxSegmentSize(u16),
-    /// Window scale of the sender, not validated; above 14 it counts as 14 (RFC 7323 §2.3).
+    /// Window scale of the sender, not validated; a value above 14 is treated as 14 (RFC 7323
+    /// §2.3).
     WindowScale(u8),
     /// Selective acknowledgments may be sent (RFC 2018).
     SackPermitted,
@@ -159,7 +160,7 @@ pub enum TcpOption<'a> {
     Other {
         /// Option kind.
         kind: u8,
-        /// What follows kind and length.
+        /// The content behind kind and length.
         data: &'a [u8],
     },
 }
@@ -185,7 +186,7 @@ impl<'a> Iterator for Options<'a> {
             match *self.rest {
                 // No operation.
                 [1, ref rest @ ..] => self.rest = rest,
-                // End of list, or of bytes.
+                // End of the list, or no bytes left.
                 [0, ..] | [] => return None,
                 [kind, len, ..] if len >= 2 => {
                     let (option, rest) = self.rest.split_at_checked(usize::from(len))?;

@@ -1,10 +1,10 @@
-//! What all header views have in common. A view puts getters and setters over bytes that the caller
-//! holds; it copies and allocates nothing.
+//! The common part of all header views. A view provides getters and setters for bytes that the
+//! caller owns; it copies and allocates nothing.
 //!
 //! # When a view panics
 //! `new_checked` checks every length that an accessor relies on. After it no getter or setter
 //! panics, unless a setter has changed a length since. With `new_unchecked`, or after such a
-//! change, an accessor of missing bytes panics; `check` finds that out beforehand.
+//! change, an accessor panics if its bytes are missing; call `check` to find that out beforehand.
 
 use core::fmt;
 
@@ -15,7 +15,7 @@ pub enum Malformed {
     Truncated,
     /// A length field contradicts the header itself.
     Length,
-    /// A version or type field says that this is another header.
+    /// A version or type field belongs to a different header.
     Kind,
 }
 
@@ -66,7 +66,7 @@ macro_rules! view {
                 Self { bytes }
             }
 
-            /// A view of bytes that hold everything that accessors read.
+            /// A view of bytes, checked to hold everything that the accessors read.
             ///
             /// # Errors
             /// As [`check`](Self::check).
@@ -80,7 +80,7 @@ macro_rules! view {
             /// Whether no accessor will panic.
             ///
             /// # Errors
-            /// What is wrong with the header.
+            /// The error in the header.
             #[inline]
             pub fn check(&self) -> Result<(), crate::view::Malformed> {
                 $check(self.bytes.as_ref())
@@ -93,13 +93,13 @@ macro_rules! view {
             }
 
             #[inline(always)]
-            #[allow(dead_code, reason = "not every header has use for every helper")]
+            #[allow(dead_code, reason = "not every header uses every helper")]
             fn bytes(&self) -> &[u8] {
                 self.bytes.as_ref()
             }
         }
 
-        #[allow(dead_code, reason = "not every header has use for every helper")]
+        #[allow(dead_code, reason = "not every header uses every helper")]
         impl<T: AsRef<[u8]> + AsMut<[u8]>> $name<T> {
             #[inline(always)]
             fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {

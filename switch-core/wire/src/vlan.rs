@@ -39,7 +39,7 @@ impl<T: AsRef<[u8]>> Tag<T> {
         self.tci() & 0x0fff
     }
 
-    /// EtherType of what follows.
+    /// EtherType of the content.
     #[inline]
     pub fn ethertype(&self) -> u16 {
         be16(self.bytes(), 2)
@@ -59,7 +59,7 @@ impl<T: AsRef<[u8]> + AsMut<[u8]>> Tag<T> {
         self.put(0, tci.to_be_bytes());
     }
 
-    /// Sets the EtherType of what follows.
+    /// Sets the EtherType of the content.
     #[inline]
     pub fn set_ethertype(&mut self, ethertype: u16) {
         self.put(2, ethertype.to_be_bytes());

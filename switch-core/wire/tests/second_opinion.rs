@@ -1,5 +1,5 @@
-//! `parse` compared with `etherparse`: packets that it builds are read back equal, and what we
-//! accept of damaged packets it reads the same way, if it reads them at all.
+//! `parse` compared with `etherparse`: packets that it builds are parsed to the same values. If
+//! both accept a damaged packet, they parse it to the same values.
 
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, LinkExtSlice,
@@ -99,7 +99,7 @@ fn ip(recipe: &Recipe) -> IpHeaders {
     IpHeaders::Ipv4(header, Ipv4Extensions::default())
 }
 
-/// The key that a recipe's packet must have.
+/// The key that `parse` must find in a recipe's packet.
 fn key_of(recipe: &Recipe) -> FlowKey {
     let address = |a: &[u8; 16]| match recipe.v6 {
         true => std::net::IpAddr::from(*a),
@@ -120,12 +120,12 @@ fn offset(frame: &[u8], part: &[u8]) -> usize {
     part.as_ptr() as usize - frame.as_ptr() as usize
 }
 
-/// Compares what we accepted with what `etherparse` makes of the same frame, if it accepts it.
+/// Compares our parse of an accepted frame with that of `etherparse`, if it accepts the frame.
 fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
     let Ok(other) = SlicedPacket::from_ethernet(frame) else {
         return Ok(());
     };
-    // We do not read MACsec and third tags.
+    // We do not parse MACsec or third tags.
     if other.link_exts.iter().any(|ext| matches!(ext, LinkExtSlice::Macsec(_)))
         || other.link_exts.len() > 2
     {
@@ -150,12 +150,12 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
         _ => return Ok(()),
     };
     prop_assert_eq!(ip.fragmented, parsed.fragment != Fragment::Whole);
-    // It follows an authentication header, which is a protocol without ports to us, and it goes on
-    // beyond a later fragment's header, where we stop.
+    // `etherparse` follows an authentication header, which we treat as a protocol without ports,
+    // and it continues beyond a later fragment's header, where we stop.
     if parsed.key.proto == 51 || parsed.fragment == Fragment::Later {
         return Ok(());
     }
-    // It reads an IPv6 payload length of zero as "up to the end of the frame".
+    // `etherparse` takes an IPv6 payload length of zero as "up to the end of the frame".
     if !family_is_v4 && parsed.end == u32::from(parsed.l3) + 40 {
         return Ok(());
     }
@@ -175,8 +175,8 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
             prop_assert_eq!(ports, (parsed.key.src_port, parsed.key.dst_port));
             udp.payload()
         }
-        // ICMP of the other family is an unknown protocol to us; its timestamps are headers of 20
-        // bytes there.
+        // We treat ICMP of the other family as an unknown protocol; `etherparse` gives its
+        // timestamps a header of 20 bytes.
         Some(TransportSlice::Icmpv4(icmp)) if family_is_v4 && icmp.header().header_len() == 8 => {
             icmp.payload()
         }
@@ -187,7 +187,7 @@ fn agree(frame: &[u8], parsed: &Parsed) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What must hold for every accepted frame.
+/// Invariants of every accepted frame.
 fn consistent(frame: &[u8], p: &Parsed) -> Result<(), TestCaseError> {
     prop_assert!(p.end as usize <= frame.len());
     prop_assert_eq!(usize::from(p.l3), 14 + 4 * usize::from(p.tags));
@@ -206,7 +206,7 @@ fn consistent(frame: &[u8], p: &Parsed) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Corrects the IPv4 header checksum, so that damage elsewhere is reached.
+/// Corrects the IPv4 header checksum, so that the parser reaches damage elsewhere.
 fn fix_header_checksum(frame: &mut [u8], l3: usize) {
     let Some(first) = frame.get(l3).filter(|byte| **byte >> 4 == 4) else {
         return;
@@ -219,7 +219,7 @@ fn fix_header_checksum(frame: &mut [u8], l3: usize) {
     }
 }
 
-/// At least 4,096 cases, more by `PROPTEST_CASES`.
+/// At least 4,096 cases; `PROPTEST_CASES` can raise the number.
 fn config() -> ProptestConfig {
     let plain = ProptestConfig::default();
     ProptestConfig { cases: plain.cases.max(4096), failure_persistence: None, ..plain }
@@ -229,7 +229,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn built_packets_are_read_back(recipe in recipe()) {
+    fn built_packets_are_parsed_to_the_same_values(recipe in recipe()) {
         let frame = build(&recipe);
         let p = parse(&frame, &KEY).unwrap();
         prop_assert_eq!(p.key, key_of(&recipe));
@@ -251,9 +251,9 @@ proptest! {
         agree(&frame, &p)?;
     }
 
-    /// Threat T-P2: padding changes nothing.
+    /// Threat T-P2: padding does not change the result.
     #[test]
-    fn padding_belongs_to_nothing(recipe in recipe(), padding in 0..1500_usize, fill: u8) {
+    fn padding_does_not_change_the_result(recipe in recipe(), padding in 0..1500_usize, fill: u8) {
         let mut frame = build(&recipe);
         let bare = parse(&frame, &KEY).unwrap();
         frame.resize(frame.len() + padding, fill);
@@ -273,13 +273,13 @@ proptest! {
     }
 
     #[test]
-    fn damaged_frames_are_refused_or_read_alike(
+    fn damaged_frames_are_refused_or_parsed_alike(
         recipe in recipe(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         fix: bool, cut in any::<prop::sample::Index>(), do_cut: bool,
     ) {
         let mut frame = build(&recipe);
-        // Mostly in the headers, since the parse reads those.
+        // Mostly in the headers, since only those are parsed.
         let reach = frame.len().min(90);
         for (at, byte) in damage {
             frame[at.index(reach)] = byte;
@@ -297,7 +297,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_refused_or_read_alike(
+    fn random_frames_are_refused_or_parsed_alike(
         mut frame in prop::collection::vec(any::<u8>(), 0..200),
         kind in 0..6_usize,
     ) {
@@ -309,7 +309,7 @@ proptest! {
         if frame.len() > 12 + start.len() {
             frame[12..12 + start.len()].copy_from_slice(start);
         }
-        // Lengths that fit are rare in random bytes.
+        // Valid lengths are rare in random bytes.
         if kind == 1 && frame.len() >= 34 {
             let total = (frame.len() - 14) as u16;
             frame[16..18].copy_from_slice(&total.to_be_bytes());

@@ -1,4 +1,5 @@
-//! `examples/cni_agent.rs` as a running program: pods in real namespaces come and go by its socket.
+//! `examples/cni_agent.rs` as a running program: pods in real namespaces are added and removed
+//! through its socket.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use podswitch::linux::{NetNs, Netlink};
 
-/// The longest wait for anything on an overloaded machine.
+/// Timeout for any event on an overloaded machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 struct Agent {
@@ -59,7 +60,7 @@ impl Agent {
         answer.trim_end().to_owned()
     }
 
-    /// Waits for an event that holds `text`.
+    /// Waits for an event that contains `text`.
     #[track_caller]
     fn tells(&self, text: &str) {
         while let Ok(line) = self.events.recv_timeout(PATIENCE) {
@@ -67,13 +68,13 @@ impl Agent {
                 return;
             }
         }
-        panic!("it tells nothing of {text}");
+        panic!("it reported no event with {text}");
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Ended already, if the test came so far.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
@@ -99,10 +100,10 @@ fn reaches(from: &UdpSocket, to: &UdpSocket, tries: usize) -> bool {
 
 fn has_interface(namespace: &NetNs, name: &str) -> bool {
     let mut netlink = Netlink::open(namespace).expect("netlink");
-    netlink.find_link(name).expect("asked").is_some()
+    netlink.find_link(name).expect("a result").is_some()
 }
 
-/// Both pods, and a policy that shuts one.
+/// Both pods, and a policy that isolates one of them.
 fn manifests(node: &str) -> String {
     let pod = |name: &str, number: u8| {
         format!(
@@ -117,7 +118,7 @@ fn manifests(node: &str) -> String {
 }
 
 #[test]
-fn pods_come_and_go_by_the_agents_socket() {
+fn pods_are_added_and_removed_through_the_socket() {
     podswitch_testkit::require_privilege!();
     let [node, red, blue, green] = [(); 4].map(|()| NetNs::anonymous().expect("a namespace"));
     let mut agent = Agent::start(&node);
@@ -127,7 +128,7 @@ fn pods_come_and_go_by_the_agents_socket() {
         agent.ask(&format!("add default/{name} {} {addresses} {labels}", ns.path().display()))
     };
 
-    // ADD, the same again, and one that cannot be.
+    // ADD, the same again, and one that conflicts.
     let port = add("red", &red, 2, "app=red");
     assert!(port.starts_with("ok port="), "{port}");
     assert_eq!(add("red", &red, 2, "app=red"), port);
@@ -151,14 +152,14 @@ fn pods_come_and_go_by_the_agents_socket() {
     assert!(agent.ask("why 10.9.0.2 10.9.0.3 80").starts_with("allow\n"));
     assert!(agent.ask("stats").contains("pods: 2"));
 
-    // A state with a policy: the same pods, as they are attached.
+    // A state with a policy: the pods stay attached as they are.
     let name = format!("cni-{}", std::process::id());
     let path = agent.folder.join("state.yaml");
     fs::write(&path, manifests(&name)).expect("written");
     let applied = agent.ask(&format!("apply {}", path.display()));
     assert!(applied.starts_with("ok epoch="), "{applied}");
     let (from, to) = (socket(&red, "10.9.0.2"), socket(&blue, "10.9.0.3"));
-    assert!(!reaches(&from, &to, 3), "the policy shuts blue");
+    assert!(!reaches(&from, &to, 3), "the policy isolates blue");
     agent.tells(
         " policy_ingress UDP default/red 10.9.0.2:7000 -> default/blue 10.9.0.3:7000, \
          no ingress rule allows it; isolated by NetworkPolicy/default/shut",
@@ -167,7 +168,10 @@ fn pods_come_and_go_by_the_agents_socket() {
     assert!(why.starts_with("deny\n") && why.contains("NetworkPolicy/default/shut"), "{why}");
     fs::write(&path, "kind: [").expect("written");
     assert!(agent.ask(&format!("apply {}", path.display())).starts_with("error: "));
-    assert!(agent.ask("why 10.9.0.2 10.9.0.3 80").starts_with("deny\n"), "the old state stays");
+    assert!(
+        agent.ask("why 10.9.0.2 10.9.0.3 80").starts_with("deny\n"),
+        "the old state stays in force"
+    );
 
     // DEL, twice.
     assert_eq!(agent.ask("del default/blue"), "ok");

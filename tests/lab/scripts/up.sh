@@ -143,7 +143,7 @@ Y
     [ "$c" = cpuset ] && { cat "$g/cpuset.cpus" > "$g/$LAB-n$n/cpuset.cpus"; cat "$g/cpuset.mems" > "$g/$LAB-n$n/cpuset.mems"; }
     echo "$g/$LAB-n$n" >> "$R/cgroups"
   done
-  # what starts the node (again): join the cgroups, then enter the network namespace, then the rest;
+  # starts the node (again): joins the cgroups, then enters the network namespace, then the others;
   # --kill-child: when the recorded process ends, all of the node's end
   cat > "$S/start.sh" <<W
 export S="$S" PREFIX="$PREFIX" NODE=n$n NODE_IP=$UNDERLAY.1$n CGROUPS="$CGROUPS" MODE=$MODE IMAGES="${IMAGES:-}" KUBELET_EXTRA="$KUBELET_V ${KUBELET_EXTRA:-}"

@@ -1,4 +1,4 @@
-//! Named checks in a row.
+//! Named checks, one after the other.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// Bringing up a cluster takes long: one check that fails must not hide what the others find.
+/// Starting a cluster takes long: a failed check must not prevent the others from running.
 #[derive(Default)]
 pub struct Checks {
     passed: usize,
@@ -46,7 +46,7 @@ impl Checks {
     }
 }
 
-/// Tries until it holds; the last reason if it does not in time.
+/// Retries until the check passes; returns the last reason if it does not pass in time.
 pub fn eventually<T>(timeout: Duration, mut holds: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {

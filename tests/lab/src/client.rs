@@ -11,7 +11,7 @@ use crate::Result;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Somebody who sends requests: a pod, a node, a machine outside.
+/// A client that sends requests: a pod, a node, a machine outside.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub name: String,
@@ -24,20 +24,20 @@ impl Client {
         Ok(Self { name: name.into(), ns })
     }
 
-    /// The body of the answer to one GET, each on a connection of its own.
+    /// The body of the response to one GET. Each request uses a connection of its own.
     pub fn get(&self, address: SocketAddr) -> Result<String> {
         let answer = self.ns.enter(|| request(address)).map_err(|error| error.to_string())?;
         answer.map_err(|reason| format!("{} to {address}: {reason}", self.name))
     }
 
-    /// What a server says that says something to everybody.
+    /// The text that a server sends to every client after it connects.
     pub fn get_text(&self, address: SocketAddr) -> Result<String> {
         let answer =
             self.ns.enter(|| read(connect(address)?)).map_err(|error| error.to_string())?;
         answer.map_err(|reason| format!("{} to {address}: {reason}", self.name))
     }
 
-    /// No connection can be opened.
+    /// Checks that no connection can be opened.
     pub fn is_closed(&self, address: SocketAddr) -> Result {
         match self.get(address) {
             Ok(body) => Err(format!("{} reaches {address}: {body}", self.name)),

@@ -1,4 +1,5 @@
-//! The cluster: started and ended by scripts, driven by kubectl and inside nodes' namespaces.
+//! The cluster: started and stopped by scripts, controlled with kubectl and in the nodes'
+//! namespaces.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,19 +13,19 @@ use serde_json::Value;
 
 use crate::{Client, Result, eventually};
 
-/// What `tests/lab/setup` made.
+/// The parts that `tests/lab/setup` installed.
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub folder: PathBuf,
 }
 
 impl Parts {
-    /// `None`: parts are missing, and the test is skipped, which is said and counted.
+    /// `None`: parts are missing. The test is skipped, which is printed and counted.
     pub fn find(test: &str) -> Option<Self> {
         Self::find_all(test, &["prefix/bin/kubelet", "bin/vswitch", "bin/podswitch-cni"])
     }
 
-    /// As [`find`](Self::find) for tests of the API server and etcd alone.
+    /// As [`find`](Self::find), for tests that need only the API server and etcd.
     pub fn find_control_plane(test: &str) -> Option<Self> {
         Self::find_all(test, &["prefix/bin/kube-apiserver", "prefix/root/usr/bin/etcd"])
     }
@@ -40,7 +41,7 @@ impl Parts {
         if !missing.is_empty() {
             let text =
                 format!("{missing:?} are not in {}: run tests/lab/setup", parts.folder.display());
-            // Required where somebody promised to have made them.
+            // An error if the environment says that they were installed.
             assert!(std::env::var_os("PODSWITCH_REQUIRE_LAB").is_none_or(|v| v != "1"), "{text}");
             privilege::skip(test, &text);
             return None;
@@ -49,12 +50,12 @@ impl Parts {
     }
 }
 
-/// Cargo's target folder: a test is `target/PROFILE/deps/TEST`.
+/// Cargo's target folder: the path of a test is `target/PROFILE/deps/TEST`.
 fn target() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.ancestors().nth(3)?.to_owned())
 }
 
-/// What runs.
+/// The programs that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// All of Kubernetes.
@@ -63,10 +64,10 @@ pub enum Mode {
     Runtime,
 }
 
-/// A cluster that runs, and is ended when this is dropped.
+/// A running cluster. It is stopped when this is dropped.
 pub struct Lab {
     parts: Parts,
-    /// Prefix of names of namespaces.
+    /// Prefix of the names of its namespaces.
     name: String,
     /// The first three bytes of addresses between nodes.
     underlay: [u8; 3],
@@ -76,7 +77,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Starts it, without a network for pods. `images` are archives for all nodes.
+    /// Starts it, without a pod network. `images` are archives for all nodes.
     pub fn up(parts: &Parts, mode: Mode, nodes: usize, images: &[PathBuf]) -> Result<Self> {
         let id = std::process::id();
         let lab = Self {
@@ -109,7 +110,8 @@ impl Lab {
         command
     }
 
-    /// A line of bash with the scripts' functions: `kc` (kubectl), `nodex N`, `kill9 NAME`, `restart NAME`.
+    /// Runs a line of bash with the scripts' functions: `kc` (kubectl), `nodex N`, `kill9 NAME`,
+    /// `restart NAME`.
     pub fn bash(&self, line: &str) -> Result<String> {
         let mut command = self.script("lib.sh");
         let lib = command.get_args().next().expect("a script").to_owned();
@@ -127,12 +129,12 @@ impl Lab {
     /// Creates or changes objects.
     pub fn apply(&self, yaml: &str) -> Result {
         let path = self.run.join("apply.yaml");
-        // What begins with a brace kubectl takes for JSON.
+        // The separator is needed because kubectl takes a file that begins with a brace for JSON.
         fs::write(&path, format!("---\n{yaml}")).map_err(|error| error.to_string())?;
         self.kubectl(&format!("apply --validate=false -f '{}'", path.display())).map(drop)
     }
 
-    /// Deletes objects and waits until they are gone.
+    /// Deletes objects and waits until they no longer exist.
     pub fn delete(&self, yaml: &str) -> Result {
         let path = self.run.join("delete.yaml");
         fs::write(&path, yaml).map_err(|error| error.to_string())?;
@@ -140,13 +142,13 @@ impl Lab {
         self.kubectl(&line).map(drop)
     }
 
-    /// An object or a list of objects.
+    /// Returns an object or a list of objects.
     pub fn get(&self, what: &str) -> Result<Value> {
         let text = self.kubectl(&format!("get {what} -o json"))?;
         serde_json::from_str(&text).map_err(|error| error.to_string())
     }
 
-    /// A command in node N's namespaces.
+    /// Runs a command in the namespaces of node N.
     pub fn on_node(&self, node: usize, line: &str) -> Result<String> {
         self.bash(&format!("nodex {node} {line}"))
     }
@@ -176,7 +178,7 @@ impl Lab {
         format!("https://{a}.{b}.{c}.1:6443")
     }
 
-    /// A machine on the nodes' network that is no node.
+    /// A machine on the nodes' network that is not a node.
     pub fn outside(&self) -> Result<Client> {
         Client::new("outside", &self.control_plane())
     }
@@ -186,7 +188,7 @@ impl Lab {
         Client::new(&name, &Path::new("/run/netns").join(format!("{}-{name}", self.name)))
     }
 
-    /// The pod that has an address, by its namespace on node N.
+    /// The pod with this address on node N, by its namespace.
     pub fn pod(&self, node: usize, address: IpAddr) -> Result<Client> {
         let folder = self.root_of(node)?.join("run/netns");
         let entries = fs::read_dir(&folder).map_err(|error| error.to_string())?;
@@ -202,19 +204,19 @@ impl Lab {
         Err(format!("no namespace of node n{node} has {address}"))
     }
 
-    /// Network namespaces of pods on node N.
+    /// Network namespaces of the pods on node N.
     pub fn pod_namespaces(&self, node: usize) -> Result<usize> {
         let folder = self.root_of(node)?.join("run/netns");
         Ok(fs::read_dir(folder).map_err(|error| error.to_string())?.count())
     }
 
-    /// Node N's files as this process sees them.
+    /// A path on node N as this process sees it.
     pub fn root_of(&self, node: usize) -> Result<PathBuf> {
         let pid = fs::read_to_string(self.node_folder(node).join("pid1"));
         Ok(Path::new("/proc").join(pid.map_err(|error| error.to_string())?.trim()).join("root"))
     }
 
-    /// Starts the switch of node N as a process there.
+    /// Starts the switch of node N as a process on that node.
     pub fn start_agent(&self, node: usize, more: &[&str]) -> Result<Agent> {
         let agent = self.start_agent_unready(node, more)?;
         agent.wait_until_ready(Duration::from_secs(30))?;
@@ -246,14 +248,14 @@ impl Lab {
         Ok(Agent { child, log })
     }
 
-    /// The credentials that agents as processes use.
+    /// The credentials of agents that run as processes.
     pub fn give_credentials(&self) -> Result {
         let admin = fs::read_to_string(self.run.join("admin.kubeconfig"));
         let admin = admin.map_err(|error| error.to_string())?;
         fs::write(self.run.join("agent.kubeconfig"), admin).map_err(|error| error.to_string())
     }
 
-    /// Sees all nodes Ready.
+    /// Checks that all nodes are Ready.
     pub fn nodes_ready(&self) -> Result {
         eventually(Duration::from_secs(60), || {
             for node in self.get("nodes")?["items"].as_array().into_iter().flatten() {
@@ -268,7 +270,7 @@ impl Lab {
         })
     }
 
-    /// The pods that a label selects and that run: name, address, number of the node.
+    /// The running pods that a label selects: name, address, number of the node.
     pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<(String, IpAddr, usize)>> {
         let list = self.get(&format!("pods -n {namespace} -l {selector}"))?;
         let pod = |pod: &Value| {
@@ -298,7 +300,7 @@ impl Drop for Lab {
         if std::env::var_os("LAB_KEEP").is_some() {
             command.env("KEEP", "1");
         }
-        // What is left shows in the next run.
+        // The next run shows if anything was left.
         let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }

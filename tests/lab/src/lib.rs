@@ -1,10 +1,11 @@
-//! A real Kubernetes of namespaces on this machine: etcd, API server, controllers and scheduler in one, each node with
-//! containerd and kubelet in others. What it needs is made by `tests/lab/setup`; tests are skipped, loudly, where it is not.
+//! A real Kubernetes in namespaces on this machine: etcd, API server, controllers and scheduler in one namespace, and
+//! containerd and kubelet of each node in others. `tests/lab/setup` installs the programs. If they are missing, the
+//! tests are skipped, with a message.
 //!
-//! [`Lab`] starts and ends it by the scripts beside this file, [`Client`] sends requests from any of its namespaces,
-//! [`Checks`] runs named checks one after the other and goes on after one that failed.
+//! [`Lab`] starts and stops it with the scripts beside this file, [`Client`] sends requests from any of its namespaces,
+//! [`Checks`] runs named checks one after the other and continues after a failed one.
 
-#![allow(missing_docs, reason = "names say what a helper does; what they do not say has a comment")]
+#![allow(missing_docs, reason = "the names describe most helpers; the others have comments")]
 #![expect(clippy::disallowed_methods, reason = "waits for real processes by the real clock")]
 
 mod checks;
@@ -17,5 +18,5 @@ pub use client::Client;
 pub use lab::{Agent, Lab, Mode, Parts};
 pub use load::Load;
 
-/// What a check or a helper comes to: why it failed.
+/// The result of a check or a helper; the error is the reason for the failure.
 pub type Result<T = ()> = std::result::Result<T, String>;

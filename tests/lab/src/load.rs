@@ -1,4 +1,4 @@
-//! Requests without a pause, while something else happens.
+//! Continuous requests while something else happens.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Client, Result};
 
-/// One request after the other, until it is stopped.
+/// Sends one request after the other until it is stopped.
 pub struct Load {
     ended: Arc<AtomicBool>,
     thread: JoinHandle<Counts>,
@@ -19,7 +19,7 @@ pub struct Load {
 struct Counts {
     answered: BTreeMap<String, usize>,
     failed: Vec<String>,
-    /// The longest time in which nothing was answered.
+    /// The longest time without a response.
     longest: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Load {
         Self::with(client, move |client| client.get(address))
     }
 
-    /// Connections to a server that says something to everybody.
+    /// Connections to a server that sends a text to every client.
     pub fn start_text(client: &Client, address: SocketAddr) -> Self {
         Self::with(client, move |client| client.get_text(address))
     }
@@ -56,7 +56,7 @@ impl Load {
         Self { ended, thread }
     }
 
-    /// Every request was answered; by how many servers, and how many requests.
+    /// Stops. Every request must have been answered. Returns the number of servers and of requests.
     pub fn stop_without_loss(self) -> Result<(usize, usize)> {
         let counts = self.end();
         let requests = counts.answered.values().sum::<usize>();
@@ -68,13 +68,13 @@ impl Load {
         Err(format!("{failed} of {} requests failed: {first}", requests + failed))
     }
 
-    /// Requests failed for at most so long.
+    /// Stops. Requests may have failed for at most the time `most`.
     pub fn stop_with_outage(self, most: Duration) -> Result<Duration> {
         let counts = self.end();
         match counts.longest {
             longest if longest <= most && !counts.answered.is_empty() => Ok(longest),
             longest => Err(format!(
-                "nothing was answered for {longest:?}; {} failed: {:?}",
+                "no response for {longest:?}; {} failed: {:?}",
                 counts.failed.len(),
                 counts.failed.first()
             )),

@@ -1,5 +1,5 @@
-//! The source of the API server's objects against a real API server and etcd: what it publishes, and what becomes of it
-//! when the server is killed, forgets what happened, takes new tokens only, or has an object that cannot be used.
+//! The source of API objects against a real API server and etcd: the states that it publishes, and its behaviour when
+//! the server is killed, loses its history, accepts only new tokens, or has an invalid object.
 #![expect(clippy::disallowed_methods, reason = "waits for a real API server by the real clock")]
 
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use podswitch_testkit::test_name;
 
 const SOON: Duration = Duration::from_secs(40);
 
-/// What a node was given.
+/// The state that a node received.
 struct Sink {
     control: ControlPlane,
     objects: BTreeSet<String>,
@@ -87,7 +87,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Follows until the node has these objects and not the others.
+    /// Follows until the node has these objects and no longer has the others.
     fn follow(&mut self, there: &[&str], gone: &[&str]) -> Result {
         let (Some(source), Some(sink)) = (&mut self.source, &mut self.sink) else {
             return Err("it was not started".to_owned());
@@ -101,7 +101,7 @@ impl Rig {
                 return Ok(());
             }
             if began.elapsed() > SOON {
-                return Err(format!("missing {missing:?}, not gone {left:?}"));
+                return Err(format!("missing {missing:?}, not removed {left:?}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -115,7 +115,7 @@ impl Rig {
         Ok(self.source()?.is_stale())
     }
 
-    /// A pod, and what kubelet would say of it.
+    /// A pod with the status that kubelet would report.
     fn pod(&self, name: &str, node: &str, address: &str) -> Result {
         self.lab.apply(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: {name}}}}}, \
@@ -138,7 +138,7 @@ impl Rig {
         self.patch_status(&format!("/api/v1/nodes/{name}/status"), &status)
     }
 
-    /// This kubectl knows no `--subresource`.
+    /// This version of kubectl has no `--subresource`.
     fn patch_status(&self, path: &str, patch: &str) -> Result {
         let line = format!(
             "cpx curl -fsS --cacert \"$RUN/certs/ca.crt\" -H \"Authorization: Bearer $(grep ,admin, \"$RUN/certs/tokens.csv\" \
@@ -165,8 +165,8 @@ fn the_source_follows_a_real_api_server() {
     let mut checks = Checks::default();
 
     checks.check("a token in a file", || {
-        // No controller that takes pods away from nodes without kubelet. Two tokens of one user; the first is taken
-        // away later.
+        // The controller that deletes pods of nodes without kubelet is disabled. One user has two tokens; the first one
+        // is revoked later.
         rig.restart_api_server(
             "kill9 kcm; kill9 sched\nprintf -- '--disable-admission-plugins=ServiceAccount ' >> \"$RUN/apiserver.cmd\"\n\
              printf 'first-token,agent,agent,system:masters\\nsecond-token,agent,agent,system:masters\\n' >> \"$RUN/certs/tokens.csv\"",
@@ -196,7 +196,7 @@ fn the_source_follows_a_real_api_server() {
         }
     });
     checks.check(
-        "our Node has its annotations and its condition, put back when somebody removes them",
+        "our Node has its annotations and its condition, restored when somebody removes them",
         || {
             let annotated = |rig: &mut Rig| {
                 let began = Instant::now();
@@ -223,21 +223,21 @@ fn the_source_follows_a_real_api_server() {
             annotated(&mut rig)
         },
     );
-    checks.check("a policy with peers comes with all pods", || {
+    checks.check("a policy with peers is published with all pods", || {
         rig.lab.apply(
             "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: peers}, \
              spec: {podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}}",
         )?;
         rig.follow(&["NetworkPolicy/default/peers", "Pod/default/there"], &[])
     });
-    checks.check("the API server killed and back", || {
+    checks.check("the API server is killed and restarted", || {
         rig.restart_api_server("")?;
         rig.pod("after-kill", "n1", "10.244.1.3")?;
         rig.follow(&["Pod/default/after-kill", "Pod/default/there"], &[])
     });
-    checks.check("what vanished while the API server was away and etcd was compacted", || {
+    checks.check("objects deleted while the API server was down and etcd was compacted", || {
         rig.lab.bash("kill9 apiserver")?;
-        // Straight out of etcd, so that no watch can tell.
+        // Deleted directly in etcd, so that no watch reports it.
         rig.lab.bash(
             "key=$(printf /registry/pods/default/after-kill | base64 -w0)\n\
              cpx curl -fsS http://127.0.0.1:2379/v3/kv/deleterange -d \"{\\\"key\\\":\\\"$key\\\"}\"\n\
@@ -247,14 +247,14 @@ fn the_source_follows_a_real_api_server() {
         )?;
         rig.follow(&["Pod/default/here"], &["Pod/default/after-kill"])
     });
-    checks.check("a token that was replaced", || {
+    checks.check("a token is replaced", || {
         fs::write(rig.run.join("source.token"), "second-token")
             .map_err(|error| error.to_string())?;
         rig.restart_api_server("sed -i /^first-token/d \"$RUN/certs/tokens.csv\"")?;
         rig.pod("after-token", "n1", "10.244.1.4")?;
         rig.follow(&["Pod/default/after-token"], &[])
     });
-    checks.check("an object that cannot be used is left out, with an Event on it", || {
+    checks.check("an invalid object is left out, with an Event for it", || {
         // The API server takes any annotation and any host address.
         rig.lab.apply(
             "{apiVersion: v1, kind: Service, metadata: {name: poison, annotations: {podswitch.io/maglev-size: lots}}, \
@@ -280,13 +280,13 @@ fn the_source_follows_a_real_api_server() {
             std::thread::sleep(Duration::from_millis(200));
         }
     });
-    checks.check("the view asks for a pod, and writes its addresses", || {
+    checks.check("the view queries a pod, and writes its addresses", || {
         let view = rig.source()?.view();
         rig.lab.apply(
             "{apiVersion: v1, kind: Pod, metadata: {name: starts, labels: {app: starts}}, \
              spec: {nodeName: n1, containers: [{name: c, image: x}]}}",
         )?;
-        // Nobody follows the watch meanwhile.
+        // The watch is not followed in this time.
         let pod = PodName::new("default", "starts").map_err(|error| error.to_string())?;
         let facts =
             view.pod(&pod, None, Instant::now() + SOON).map_err(|error| error.to_string())?;
@@ -297,7 +297,7 @@ fn the_source_follows_a_real_api_server() {
         );
         rig.follow(&["Pod/default/starts"], &[])
     });
-    checks.check("a start without an API server has the last good state", || {
+    checks.check("a start without an API server uses the last valid state", || {
         rig.follow(&["Pod/default/beside", "NetworkPolicy/default/peers"], &[])?;
         std::thread::sleep(Duration::from_millis(200));
         (rig.source, rig.sink) = (None, None);

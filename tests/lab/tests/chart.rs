@@ -1,4 +1,5 @@
-//! The chart on a cluster: what `helm install`, `helm test`, `helm upgrade` and `helm uninstall` do, by Helm's own templates.
+//! The chart on a cluster: the effects of `helm install`, `helm test`, `helm upgrade` and `helm uninstall`, with Helm's
+//! own templates.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +24,7 @@ fn values(lab: &Lab, workers: usize) -> Value {
         "cni": {
             "binDir": "/run/lab-cni/bin",
             "confDir": "/run/lab-cni/net.d",
-            // With the host's process ids, for runtimes that name namespaces by them.
+            // With the host's process ids, for runtimes that name namespaces by process id.
             "processNamespaces": std::env::var_os("LAB_PROCESS_NAMESPACES").is_some(),
         },
         "agent": {"updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
@@ -32,7 +33,7 @@ fn values(lab: &Lab, workers: usize) -> Value {
     })
 }
 
-/// What Helm would create. `None`: its engine cannot be installed here.
+/// The objects that Helm would create. `None`: its template engine cannot be installed here.
 fn render(values: &Value, hook: Option<&str>) -> Option<String> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../chart/render");
     let output =
@@ -54,7 +55,7 @@ fn rolled_out(lab: &Lab) -> Result {
     })
 }
 
-/// Nodes are Ready, say that their network is there, and how they are reached.
+/// Checks that nodes are Ready and report their network and their addresses.
 fn nodes_have_a_network(lab: &Lab) -> Result {
     lab.nodes_ready()?;
     eventually(SOON, || {
@@ -75,7 +76,7 @@ fn nodes_have_a_network(lab: &Lab) -> Result {
     })
 }
 
-/// As `helm test`: its pods succeed.
+/// Like `helm test`: its pods must succeed.
 fn helm_test(lab: &Lab, objects: &str) -> Result {
     lab.apply(objects)?;
     lab.kubectl("-n kube-system rollout status deployment podswitch-test --timeout=90s")?;
@@ -95,7 +96,7 @@ fn helm_test(lab: &Lab, objects: &str) -> Result {
     Ok(())
 }
 
-/// What the ServiceAccount may do, as the API server sees it.
+/// The rights of the ServiceAccount, as the API server reports them.
 fn rights_are_few(lab: &Lab) -> Result {
     let may = |what: &str| {
         let line = format!(
@@ -128,11 +129,11 @@ fn agents(lab: &Lab) -> Result<BTreeSet<String>> {
     Ok(pods.into_iter().map(|(name, ..)| name).collect())
 }
 
-/// Pods keep their network; how long nothing passed.
+/// Checks that pods keep their network; prints the longest outage.
 fn upgrade(lab: &Lab) -> Result {
     let service = lab.service("kube-system", "podswitch-test", 80)?;
     let pods = lab.pods("kube-system", "app.kubernetes.io/component=test-server")?;
-    // Servers are reached from their node; a policy is for clients only.
+    // Only the client is used: a policy of the test denies other clients. Servers are reached from their node.
     lab.kubectl("-n kube-system delete networkpolicy podswitch-test")?;
     let client = lab.node(1)?;
     eventually(SOON, || client.get_text(service).map(drop))?;
@@ -142,7 +143,7 @@ fn upgrade(lab: &Lab) -> Result {
     lab.apply(&objects)?;
     rolled_out(lab)?;
     let outage = load.stop_with_outage(Duration::from_secs(20))?;
-    println!("      nothing was answered for {outage:?}");
+    println!("      no response for {outage:?}");
     let after = agents(lab)?;
     if after.len() != lab.nodes || !after.is_disjoint(&before) {
         return Err(format!("before {before:?}, after {after:?}"));
@@ -196,7 +197,7 @@ fn the_chart_on_a_cluster() {
         return checks.finish();
     }
     checks.check("nodes have a network", || nodes_have_a_network(&lab));
-    checks.check("the agent's rights are few", || rights_are_few(&lab));
+    checks.check("the agent has only the rights that it needs", || rights_are_few(&lab));
     checks.check("helm test", || helm_test(&lab, &rendered(Some("test"))));
     checks.check("upgrade: pods keep their network", || upgrade(&lab));
     checks.check("uninstall leaves no configuration", || {

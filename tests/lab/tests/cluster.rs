@@ -11,7 +11,7 @@ use podswitch_wire::cidr::Cidr;
 const NODE_PORT: u16 = 30_080;
 const SOON: Duration = Duration::from_secs(60);
 
-/// Six servers that answer with their names; a client; a Service with a node port.
+/// Six servers that respond with their names; a client; a Service with a node port.
 const OBJECTS: &str = r#"
 apiVersion: v1
 kind: Namespace
@@ -82,7 +82,7 @@ impl Cluster {
         self.lab.pods("demo", "app=web")
     }
 
-    /// Waits until all pods of a Deployment are there and ready.
+    /// Waits until all pods of a Deployment are ready.
     fn rolled_out(&self, name: &str) -> Result {
         self.lab
             .kubectl(&format!("-n demo rollout status deployment {name} --timeout=120s"))
@@ -102,7 +102,7 @@ impl Cluster {
         SocketAddr::new(self.lab.node_address(node), NODE_PORT)
     }
 
-    /// Everybody from whom the Service is reached, and where.
+    /// All clients of the Service, with the address that each uses.
     fn users(&self) -> Result<Vec<(Client, SocketAddr)>> {
         let mut users = Vec::new();
         for client in self.clients()? {
@@ -138,7 +138,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// From both nodes and both clients to every pod itself.
+    /// From both nodes and both clients to every pod's own address.
     fn pods_are_reached(&self) -> Result {
         let mut from = self.clients()?;
         from.extend([self.lab.node(1)?, self.lab.node(2)?]);
@@ -167,7 +167,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The switch must apply it at once; the API server and its watch need some time.
+    /// The switch applies the change at once, but the API server and its watch need some time.
     fn policy_closes(&self, from: &str, allowed: bool) -> Result {
         self.lab.apply(&policy(from))?;
         let clients = self.clients()?;
@@ -183,7 +183,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// kubelet's probes go on: pods stay ready and are not restarted.
+    /// kubelet's probes continue: pods stay ready and are not restarted.
     fn probes_work(&self) -> Result {
         thread::sleep(Duration::from_secs(8));
         let pods = self.lab.get("pods -n demo -l app=web")?;
@@ -238,8 +238,8 @@ impl Cluster {
         }
     }
 
-    /// Traffic goes on while there is no API server, and it is followed again afterwards.
-    fn api_server_goes_and_returns(&self) -> Result {
+    /// Traffic continues while there is no API server, and changes are followed again afterwards.
+    fn api_server_is_stopped_and_restarted(&self) -> Result {
         let users = self.users()?;
         let loads: Vec<_> =
             users.iter().map(|(client, address)| Load::start(client, *address)).collect();
@@ -258,8 +258,8 @@ impl Cluster {
         self.rolled_out("web")
     }
 
-    /// Pods are there again when the next agent runs, and new ones are attached.
-    fn agent_is_killed_and_returns(&mut self) -> Result {
+    /// The next agent restores the pods, and attaches new ones.
+    fn agent_is_killed_and_restarted(&mut self) -> Result {
         let client = self.lab.outside()?;
         let load = Load::start(&client, self.node_port(2));
         self.agents[0].take().ok_or("no agent")?.end("KILL")?;
@@ -267,7 +267,7 @@ impl Cluster {
         self.agents[0] = Some(self.lab.start_agent(1, &[])?);
         thread::sleep(Duration::from_secs(1));
         let outage = load.stop_with_outage(Duration::from_secs(15))?;
-        println!("      nothing was answered for {outage:?}");
+        println!("      no response for {outage:?}");
         self.pods_are_reached()?;
         self.service_is_reached()?;
         self.lab.kubectl("-n demo scale deployment web --replicas=8")?;
@@ -278,7 +278,7 @@ impl Cluster {
         self.pods_are_reached()
     }
 
-    /// As an upgrade does it: the new switch waits beside the old one.
+    /// As in an upgrade: the new switch waits beside the old one.
     fn successor_waits_and_takes_over(&mut self) -> Result {
         let client = self.lab.outside()?;
         let load = Load::start(&client, self.node_port(1));
@@ -293,7 +293,7 @@ impl Cluster {
         self.agents[0] = Some(new);
         thread::sleep(Duration::from_secs(1));
         let outage = load.stop_with_outage(Duration::from_secs(15))?;
-        println!("      nothing was answered for {outage:?}");
+        println!("      no response for {outage:?}");
         self.pods_are_reached()?;
         self.service_is_reached()
     }
@@ -322,16 +322,16 @@ impl Cluster {
         self.lab.kubectl("uncordon n2").map(drop)
     }
 
-    /// Addresses that node N has given to pods.
+    /// Addresses that node N has assigned to pods.
     fn leases(&self, node: usize) -> Result<usize> {
         let folder = self.lab.root_of(node)?.join("run/podswitch/leases");
         let entries =
             std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        // Released ones are in a folder.
+        // Released addresses are in a subfolder.
         Ok(entries.flatten().filter(|entry| entry.path().is_file()).count())
     }
 
-    /// Pods come and go; nothing is left of them.
+    /// Pods are created and deleted; nothing of them remains.
     fn churn_leaves_nothing(&self, rounds: usize) -> Result {
         let before: Vec<usize> =
             (1..=2).map(|node| self.interfaces(node)).collect::<Result<_>>()?;
@@ -410,25 +410,29 @@ fn a_cluster_of_two_nodes() {
     if !is_up {
         return checks.finish();
     }
-    checks.check("addresses are of the nodes' podCIDRs", || cluster.pods_are_of_their_nodes());
+    checks.check("addresses are in the nodes' podCIDRs", || cluster.pods_are_of_their_nodes());
     checks.check("pods are reached from pods and nodes", || cluster.pods_are_reached());
     checks.check("the Service is reached from pods, nodes and outside", || {
         cluster.service_is_reached()
     });
     checks.check("kubectl exec, logs and port-forward", || cluster.kubectl_reaches_pods());
     checks.check("a policy closes", || cluster.policy_closes("", false));
-    checks.check("kubelet's probes pass all the same", || cluster.probes_work());
+    checks.check("kubelet's probes pass in spite of the policy", || cluster.probes_work());
     let client = "{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: 8080}]}";
     checks.check("a policy opens", || cluster.policy_closes(client, true));
     let other = "{from: [{podSelector: {matchLabels: {app: other}}}]}";
-    checks.check("a policy for others closes", || cluster.policy_closes(other, false));
-    checks.check("without a policy all is open", || {
+    checks.check("a policy that allows only others denies access", || {
+        cluster.policy_closes(other, false)
+    });
+    checks.check("without a policy everything is allowed", || {
         cluster.lab.kubectl("-n demo delete networkpolicy web")?;
         eventually(Duration::from_secs(10), || cluster.pods_are_reached())
     });
     checks.check("a rolling update loses no request", || cluster.rolling_update_loses_nothing());
-    checks.check("the API server goes and returns", || cluster.api_server_goes_and_returns());
-    checks.check("the agent is killed and returns", || cluster.agent_is_killed_and_returns());
+    checks.check("the API server is stopped and restarted", || {
+        cluster.api_server_is_stopped_and_restarted()
+    });
+    checks.check("the agent is killed and restarted", || cluster.agent_is_killed_and_restarted());
     checks.check("a successor waits and takes over", || cluster.successor_waits_and_takes_over());
     checks.check("a node is drained", || cluster.node_is_drained());
     let rounds = std::env::var("LAB_CHURN_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);

@@ -1,4 +1,4 @@
-//! The CNI plugin under a real container runtime, without a kubelet or an API server: pods are known from manifests.
+//! The CNI plugin with a real container runtime, without kubelet and API server: pods are known from manifests.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use podswitch_lab::{Agent, Checks, Client, Lab, Mode, Parts, Result, eventually}
 
 const NODES: usize = 2;
 
-/// Nodes, and pods `pN-M` that may run on node N.
+/// The nodes, and pods `pN-M` that may run on node N.
 fn manifests(lab: &Lab, pods: usize) -> String {
     let mut text = "{apiVersion: v1, kind: Namespace, metadata: {name: default}}\n".to_owned();
     for node in 1..=lab.nodes {
@@ -37,7 +37,7 @@ struct Runtime {
     agents: Vec<Option<Agent>>,
 }
 
-/// A pod that runs.
+/// A running pod.
 struct Pod {
     node: usize,
     sandbox: String,
@@ -65,7 +65,7 @@ impl Runtime {
         Ok(Pod { node, sandbox, address })
     }
 
-    /// A server that says its name.
+    /// A server that responds with its name.
     fn serve(&self, pod: &Pod, name: &str) -> Result {
         let command = format!("'echo {name} > /www/index.html; exec httpd -f -p 8080 -h /www'");
         self.cri(pod.node, &format!("run {} lab.local/box:1 /bin/sh -c {command}", pod.sandbox))
@@ -113,18 +113,18 @@ impl Runtime {
         }
     }
 
-    /// Pods come and go while the agent is killed in between; no address is given twice at a time.
+    /// Pods are created and deleted while the agent is killed in between; no address is assigned twice at a time.
     fn churn(&mut self, rounds: usize) -> Result {
         for round in 0..rounds {
             let pods = (1..20).map(|number| self.run_pod(1, number)).collect::<Result<Vec<_>>>()?;
             let addresses: BTreeSet<IpAddr> = pods.iter().map(|pod| pod.address).collect();
             if addresses.len() != pods.len() {
-                return Err("an address was given twice".to_owned());
+                return Err("an address was assigned twice".to_owned());
             }
             let agent = self.agents[0].take().ok_or("no agent")?;
             if round % 2 == 0 {
                 agent.end("KILL")?;
-                // DEL succeeds without an agent, and is done by the next one.
+                // DEL succeeds without an agent; the next agent completes it.
                 for pod in &pods[..3] {
                     self.remove(pod)?;
                 }
@@ -179,12 +179,12 @@ fn pods_under_a_container_runtime() {
         runtime.agents[1] = Some(runtime.start_agent(2)?);
         runtime.all_reach_all(&pods)
     });
-    checks.check("pods come and go through kills", || runtime.churn(4));
-    checks.check("a configuration that was removed comes back", || {
+    checks.check("pods are created and deleted while the agent is killed", || runtime.churn(4));
+    checks.check("a removed configuration is restored", || {
         let path = runtime.lab.node_folder(1).join("cni/net.d/10-podswitch.conflist");
         fs::remove_file(&path).map_err(|error| error.to_string())?;
         eventually(Duration::from_secs(20), || {
-            if path.exists() { Ok(()) } else { Err("it is not there".to_owned()) }
+            if path.exists() { Ok(()) } else { Err("it was not restored".to_owned()) }
         })
     });
     checks.check("removed pods leave nothing", || {

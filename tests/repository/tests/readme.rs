@@ -1,4 +1,4 @@
-//! The README stays what somebody reads in one sitting.
+//! The README must stay short.
 
 use std::fs;
 use std::path::Path;

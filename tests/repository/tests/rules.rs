@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Percentiles look like rules of the pod network.
+/// Percentiles look like rule ids of the pod network.
 const PERCENTILES: [&str; 3] = ["P50", "P95", "P99"];
 
 #[test]
@@ -66,7 +66,7 @@ fn is_id(word: &str) -> bool {
         && chars.all(|c| c.is_ascii_digit())
 }
 
-/// Files below `folder` with this extension, build outputs and hidden folders apart.
+/// Files below `folder` with this extension, without build outputs and hidden folders.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];

@@ -1,5 +1,5 @@
-//! What the tests that need network namespaces share: a peer that plays the rest of the network
-//! behind a port, and a wire between two ports.
+//! Helpers for tests in network namespaces: a peer that represents the network behind a port, and a
+//! wire between two ports.
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -27,7 +27,8 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A pod's interface of MTU 1400 with those addresses; its MAC is made of the first.
+/// A pod's interface with an MTU of 1400 and these addresses; its MAC address is derived from the
+/// first.
 pub fn pod(addresses: &[&str]) -> PodInterface {
     let addresses: Vec<IpAddr> = addresses.iter().map(|a| ip(a)).collect();
     let last = match addresses[0] {
@@ -38,7 +39,7 @@ pub fn pod(addresses: &[&str]) -> PodInterface {
     PodInterface { mtu: 1400, ..PodInterface::new(mac, addresses) }
 }
 
-/// Asks the kernel to cut what `socket` sends into datagrams of `size` bytes.
+/// Makes the kernel segment the data sent on `socket` into datagrams of `size` bytes.
 pub fn set_udp_segment(socket: &UdpSocket, size: i32) {
     set_udp_option(socket, libc::UDP_SEGMENT, size);
 }
@@ -65,8 +66,8 @@ fn wait(port: &dyn Port, timeout: Duration) -> bool {
     poll(&mut fds, Some(&timeout)).unwrap() > 0
 }
 
-/// The rest of the network, behind a port: answers ARP and ND for the gateway and, if `echo`,
-/// sends datagrams back to where they came from.
+/// The network behind a port: answers ARP and ND for the gateway and, if `echo` is set, returns
+/// datagrams to their senders.
 pub struct Peer {
     pub port: Box<dyn Port>,
     pub pool: Pool,
@@ -102,7 +103,7 @@ impl Peer {
         found
     }
 
-    /// Receives what is there, and counts frames that end so.
+    /// Receives all waiting frames, and counts those that end with these bytes.
     pub fn drain(&mut self, end: &[u8]) -> usize {
         let mut count = 0;
         let mut batch = Batch::new();
@@ -117,7 +118,7 @@ impl Peer {
     }
 }
 
-/// The answer to an ARP request for 169.254.1.1 or a neighbour solicitation for fe80::1.
+/// The reply to an ARP request for 169.254.1.1 or a neighbour solicitation for fe80::1.
 fn answer_gateway(frame: &[u8]) -> Option<Vec<u8>> {
     let is_arp = frame.len() >= 42 && frame[12..14] == [8, 6] && frame[20..22] == [0, 1];
     if is_arp && frame[38..42] == [169, 254, 1, 1] {
@@ -166,7 +167,7 @@ pub fn checksum(data: &[u8], addresses: &[u8], proto: u8) -> u16 {
     !(sum as u16)
 }
 
-/// The datagram with other payload: lengths and checksums are made to fit.
+/// The datagram with another payload; lengths and checksums are updated.
 fn with_payload(datagram: &[u8], payload: &[u8]) -> Vec<u8> {
     let (l4, v4) = if datagram[12..14] == [8, 0] { (34, true) } else { (54, false) };
     let mut frame = datagram[..l4 + 8].to_vec();
@@ -189,8 +190,8 @@ fn with_payload(datagram: &[u8], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Sends datagrams of two flows, turn and turn about, in one burst into a pod, and checks that each arrives as itself, and
-/// that those of a flow came as one GSO packet.
+/// Sends datagrams of two flows, alternately, in one burst into a pod. Checks that each arrives
+/// unchanged, and that those of a flow arrived as one GSO packet.
 pub fn check_joined(ns: &NetNs, peer: &mut Peer, local: &str, remote: &str) {
     peer.echo = false;
     let bind = || ns.enter(|| UdpSocket::bind((ip(local), 0))).unwrap().unwrap();
@@ -224,14 +225,14 @@ pub fn check_joined(ns: &NetNs, peer: &mut Peer, local: &str, remote: &str) {
         }
         set_udp_option(socket, libc::UDP_GRO, 1);
     }
-    // A socket that takes GSO packets shows that they came as one.
+    // A socket that accepts GSO packets shows that they arrived as one.
     send();
     for (flow, socket) in sockets.iter().enumerate() {
         let len = socket.recv(&mut buffer).unwrap();
         let whole: Vec<u8> = (0..10).flat_map(|number| payload(flow, number)).collect();
         assert_eq!(buffer[..len], whole, "{local}: {flow}");
     }
-    // What an interface that is down refuses is left to the caller, in its order.
+    // Frames that an interface refuses because it is down stay with the caller, in their order.
     let mut netlink = Netlink::open(ns).unwrap();
     let index = netlink.link("eth0").unwrap().index;
     netlink.set_down(index).unwrap();
@@ -243,7 +244,7 @@ pub fn check_joined(ns: &NetNs, peer: &mut Peer, local: &str, remote: &str) {
     netlink.set_up(index).unwrap();
 }
 
-/// A UDP datagram turned round.
+/// A UDP datagram returned to its sender.
 fn echo(frame: &[u8]) -> Option<Vec<u8>> {
     let (addresses, len, l4) = match frame.get(12..14)? {
         [8, 0] if frame[23] == 17 => (26, 4, 34),
@@ -257,7 +258,7 @@ fn echo(frame: &[u8]) -> Option<Vec<u8>> {
     reply[addresses + len..][..len].copy_from_slice(&frame[addresses..][..len]);
     reply[l4..l4 + 2].copy_from_slice(&frame[l4 + 2..l4 + 4]);
     reply[l4 + 2..l4 + 4].copy_from_slice(&frame[l4..l4 + 2]);
-    // The sender left the checksum unfinished.
+    // The sender left the checksum partial.
     reply[l4 + 6..l4 + 8].fill(0);
     let end = l4 + usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]));
     let sum = checksum(reply.get(l4..end)?, &reply[addresses..addresses + 2 * len], 17);
@@ -265,8 +266,8 @@ fn echo(frame: &[u8]) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// Carries frames between two pods as a router would: the gateway is answered for, everything
-/// else goes to the other pod whole, offload metadata and all.
+/// Forwards frames between two pods as a router would: it answers for the gateway, and passes all
+/// other frames to the other pod unchanged, with their offload metadata.
 pub struct Wire {
     stop: Arc<AtomicBool>,
     longest: Arc<AtomicUsize>,
@@ -296,7 +297,7 @@ impl Wire {
         Self { stop, longest, thread }
     }
 
-    /// Ends; the length of the longest frame that passed.
+    /// Stops; returns the length of the longest frame that passed.
     pub fn stop(self) -> usize {
         self.stop.store(true, Relaxed);
         self.thread.join().unwrap();
@@ -376,7 +377,7 @@ pub fn set_feature(ns: &NetNs, name: &str, feature: &str, on: bool) {
     let bytes: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
     let is_it = |bytes: &[u8]| bytes.split(|byte| *byte == 0).next() == Some(feature.as_bytes());
     let at = bytes.chunks(32).position(is_it).expect("a feature that the kernel knows");
-    // Blocks of 32 features: which are set, and to what.
+    // Blocks of 32 features: a mask of the features to change, and their values.
     let blocks = count.div_ceil(32);
     let mut set = vec![0u32; 2 + blocks * 2];
     set[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
@@ -385,7 +386,7 @@ pub fn set_feature(ns: &NetNs, name: &str, feature: &str, on: bool) {
     ethtool(ns, name, &mut set);
 }
 
-/// `value` begins with an ethtool command and is as long as its own fields say.
+/// `value` must begin with an ethtool command and be as long as its own fields say.
 fn ethtool(ns: &NetNs, name: &str, value: &mut [u32]) {
     use std::os::fd::AsRawFd;
     ns.enter(|| {

@@ -1,10 +1,10 @@
 //! Network namespaces for root and ordinary users.
 //!
-//! A test that needs privilege begins with [`require_privilege!`](crate::require_privilege). As root
-//! it goes on. For an ordinary user the test program is started again for this one test, as root of
-//! a user, network and mount namespace of its own, and what comes of that is what comes of the
-//! test. Where the system allows no such namespaces, the test is skipped and recorded; it fails
-//! instead if privilege was promised by `PODSWITCH_REQUIRE_PRIVILEGE=1`.
+//! A test that needs privilege begins with [`require_privilege!`](crate::require_privilege). As
+//! root it continues. For an unprivileged user, the test program is started again for this one
+//! test, as root of its own user, network and mount namespaces; the result of that run is the
+//! result of the test. If the system does not allow such namespaces, the test is skipped and
+//! recorded. It fails instead if `PODSWITCH_REQUIRE_PRIVILEGE=1` promises privilege.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,8 +21,8 @@ const INSIDE: &str = "PODSWITCH_TEST_INSIDE";
 /// The exit status of a test program that has no privilege in its user namespace.
 const NO_PRIVILEGE: i32 = 77;
 
-/// Leaves the test, after it ran in a user namespace or was skipped, unless this process has
-/// privilege. The first statement of a test function.
+/// Returns from the test, after it ran in a user namespace or was skipped, unless this process has
+/// privilege. Must be the first statement of a test function.
 #[macro_export]
 macro_rules! require_privilege {
     () => {
@@ -44,8 +44,8 @@ macro_rules! require_tap {
     };
 }
 
-/// As [`require_privilege!`](crate::require_privilege) for tests that a user namespace is not
-/// enough for; with the reason.
+/// As [`require_privilege!`](crate::require_privilege), for tests that need more than a user
+/// namespace; with the reason.
 #[macro_export]
 macro_rules! require_root {
     ($reason:expr) => {
@@ -55,7 +55,7 @@ macro_rules! require_root {
     };
 }
 
-/// The name that the test harness knows this test by.
+/// The name of this test in the test harness.
 #[macro_export]
 macro_rules! test_name {
     () => {{
@@ -64,7 +64,7 @@ macro_rules! test_name {
     }};
 }
 
-/// The path of the function that `here` is in, without the crate.
+/// The path of the function in which `here` is defined, without the crate.
 pub fn name_of<T>(_here: T) -> &'static str {
     let path = std::any::type_name::<T>();
     let path = path.strip_suffix("::here").unwrap_or(path);
@@ -72,10 +72,11 @@ pub fn name_of<T>(_here: T) -> &'static str {
     path.split_once("::").map_or(path, |(_, name)| name)
 }
 
-/// Whether the test may go on in this process. Otherwise it has been run elsewhere, or cannot be.
+/// Whether the test may continue in this process. Otherwise it has run in another process, or was
+/// skipped.
 ///
 /// # Panics
-/// The test failed in its user namespace, or privilege was promised and cannot be had.
+/// If the test failed in its user namespace, or privilege was promised and is missing.
 #[track_caller]
 pub fn obtain(test: &str) -> bool {
     let inside = std::env::var_os(INSIDE).is_some();
@@ -114,7 +115,7 @@ fn report(test: &str, output: &Output) {
     print!("{said}");
     let errors = String::from_utf8_lossy(&output.stderr);
     eprint!("{errors}");
-    // Not captured by the test harness, as the print above is.
+    // Written to the terminal directly, so that the test harness does not capture it.
     for line in errors.lines().filter(|line| line.starts_with("SKIPPED: ")) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
@@ -125,7 +126,7 @@ fn report(test: &str, output: &Output) {
     }
 }
 
-/// Whether TAP interfaces can be made; otherwise the test is skipped.
+/// Whether TAP interfaces can be created; otherwise the test is skipped.
 #[track_caller]
 pub fn has_tap(test: &str) -> bool {
     match tap::is_available() {
@@ -137,7 +138,7 @@ pub fn has_tap(test: &str) -> bool {
     }
 }
 
-/// Whether this process is the machine's root; otherwise the test is skipped.
+/// Whether this process is root of the machine; otherwise the test is skipped.
 #[track_caller]
 pub fn is_root(test: &str, reason: &str) -> bool {
     let inside = fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
@@ -158,14 +159,14 @@ fn missing(test: &str, reason: &str) {
     skip(test, reason);
 }
 
-/// Says and records that a test, or a part of it, is left out.
+/// Prints and records that a test, or a part of it, is skipped.
 pub fn skip(test: &str, reason: &str) {
-    // Not captured by the test harness, as a print would be.
+    // Written to the terminal directly, so that the test harness does not capture it.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
     record::add(Outcome::Skipped, test, reason);
 }
 
-/// [`skip`]s the test unless something is there.
+/// [`skip`]s the test unless a condition holds.
 pub fn is_there(test: &str, needed: &str, there: bool) -> bool {
     if !there {
         skip(test, &format!("{needed} is missing"));

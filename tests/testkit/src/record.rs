@@ -1,8 +1,8 @@
-//! What the tests of one run say about themselves: which were skipped, and why. The last test of
-//! `cargo test --workspace` prints it (`tests/summary`).
+//! A record of the tests that were skipped in one run, with the reasons. The last test of `cargo
+//! test --workspace` prints it (`tests/summary`).
 //!
-//! A run is known by its parent process: Cargo starts every test program itself. A program that a
-//! test starts again writes where its own parent did, by [`FILE`].
+//! A run is identified by its parent process, because Cargo starts every test program itself. If a
+//! test starts a program again, [`FILE`] tells it where its own parent writes.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 /// Environment variable: where to write.
 pub const FILE: &str = "PODSWITCH_TEST_RECORD";
 
-/// What became of a test.
+/// The outcome of a test.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Outcome {
     /// It ran in a user namespace of its own.
@@ -43,14 +43,14 @@ fn folder() -> Option<PathBuf> {
     Some(program.parent()?.parent()?.join("test-record"))
 }
 
-/// When a process started (proc_pid_stat(5), field 22): with its id it is known for good.
+/// The start time of a process (proc_pid_stat(5), field 22): together with its id it is unique.
 fn started(process: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The second field, a name in brackets, may have spaces.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Adds a line. A record that cannot be written fails no test.
+/// Adds a line. If the record cannot be written, the test does not fail.
 pub fn add(outcome: Outcome, test: &str, reason: &str) {
     let Some(path) = path() else { return };
     if let Some(folder) = path.parent() {
@@ -68,7 +68,7 @@ pub fn add(outcome: Outcome, test: &str, reason: &str) {
     }
 }
 
-/// What this run wrote so far, sorted; the record is removed, and those of runs that have ended.
+/// The lines of this run so far, sorted. Removes this record, and those of runs that have ended.
 pub fn take() -> Vec<Entry> {
     let text = path().and_then(|path| {
         let text = fs::read_to_string(&path).ok();

@@ -1,5 +1,5 @@
-//! What encapsulation needs to know about the inner frame. Gathered on the packet path, or when a
-//! flow's plan is compiled.
+//! The properties of the inner frame that encapsulation needs. They are gathered on the packet
+//! path, or when a flow's plan is compiled.
 
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::{Fragment, Network, Parsed};
@@ -20,10 +20,10 @@ impl SourcePort {
         Self(Self::MIN | (hash >> 50) as u16)
     }
 
-    /// The port of an inner packet: from its 5-tuple under the cluster key, so that it is the same
-    /// on every worker and after a restart. All fragments of a datagram get the port of its
-    /// addresses and protocol, so that they are not reordered. Frames that are not IP share one
-    /// port.
+    /// The port of an inner packet. It depends on the 5-tuple under the cluster key, so it is the
+    /// same on every worker and after a restart. All fragments of a datagram get the same port,
+    /// which depends on addresses and protocol only, so that they are not reordered. Frames that
+    /// are not IP share one port.
     #[inline]
     pub fn of(inner: &Parsed, cluster_key: &HashKey) -> Self {
         if !matches!(inner.network, Network::Ipv4 | Network::Ipv6) {
@@ -54,7 +54,7 @@ pub struct PartialChecksum {
     pub offset: u16,
 }
 
-/// What encapsulation needs to know about the inner frame.
+/// The properties of the inner frame that encapsulation needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InnerFacts {
     /// Outer UDP source port.

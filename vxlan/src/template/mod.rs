@@ -187,7 +187,7 @@ impl Template {
     }
 
     /// The same tunnel with other MAC addresses on the underlay, for when a neighbour's address
-    /// changes. A template without an Ethernet header stays without.
+    /// changes. A template without an Ethernet header stays without one.
     pub fn with_ethernet(mut self, source: Mac, destination: Mac) -> Self {
         if self.ip_start() == ETHERNET {
             self.bytes[..6].copy_from_slice(&destination.0);
@@ -294,7 +294,7 @@ impl Template {
         self.len() - header::LEN - UDP - if self.ipv6 { IPV6 } else { IPV4 }
     }
 
-    /// Copies of fixed length are a few moves instead of a call.
+    /// A copy of fixed length compiles to a few moves instead of a call.
     #[inline]
     fn copy_to(&self, frame: &mut [u8]) {
         match self.len() {
@@ -305,7 +305,7 @@ impl Template {
         }
     }
 
-    /// ECN as inside, DSCP as configured.
+    /// ECN from the inner packet, DSCP as configured.
     #[inline]
     fn traffic_class(&self, inner: &InnerFacts) -> u8 {
         self.class | inner.traffic_class & self.class_mask
@@ -331,7 +331,7 @@ impl Template {
         }
         let (id, fragment) =
             if self.forbids_fragmentation(inner) { (0, 0x4000) } else { (inner.identification, 0) };
-        // Five words: no carry leaves 32 bits.
+        // Five words: no carry exceeds 32 bits.
         let sum = u32::from(self.ip_sum)
             + u32::from(class)
             + u32::from(len)
@@ -367,9 +367,9 @@ impl Template {
         OuterChecksum::Partial(PartialChecksum { start: udp as u16, offset: 6 })
     }
 
-    /// Computes the checksum. The bytes that a partial inner checksum covers will sum to the
-    /// complement of the pseudo-header sum in its field once it is completed, so that part of the
-    /// frame need not be read (Linux: local checksum offload).
+    /// Computes the checksum. A partial inner checksum covers bytes that will sum to the complement
+    /// of the pseudo-header sum in its field once it is completed. So this part of the frame does
+    /// not need to be read (Linux: local checksum offload).
     #[inline]
     fn finish_checksum(
         &self,

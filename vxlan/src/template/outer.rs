@@ -8,15 +8,15 @@ use crate::header::Vni;
 
 /// The port that IANA assigned to VXLAN (RFC 7348 §5).
 pub const PORT: u16 = 4789;
-/// The port that Linux used before one was assigned; Flannel still uses it.
+/// The port that Linux used before IANA assigned one; Flannel still uses it.
 pub const PORT_FLANNEL: u16 = 8472;
 
 /// DSCP of the outer header. The ECN field always comes from the inner packet (RFC 6040 §4.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dscp {
-    /// This one (its lower six bits), whatever the inner packet has.
+    /// A fixed value (its lower six bits), independent of the inner packet.
     Fixed(u8),
-    /// The inner packet's (RFC 2983's uniform model).
+    /// The value of the inner packet (RFC 2983, uniform model).
     Inherit,
 }
 
@@ -34,8 +34,8 @@ pub enum DontFragment {
 /// The outer UDP checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UdpChecksum {
-    /// Zero: none. The rule over IPv4 (RFC 7348 §5); over IPv6 only where both VTEPs are configured
-    /// so (RFC 6935, 6936).
+    /// Zero: no checksum. This is the rule over IPv4 (RFC 7348 §5); over IPv6 both VTEPs must be
+    /// configured for it (RFC 6935, 6936).
     Zero,
     /// Computed here over the whole packet.
     Computed,
@@ -64,7 +64,7 @@ pub struct Outer {
     pub dont_fragment: DontFragment,
     /// UDP checksum.
     pub checksum: UdpChecksum,
-    /// Carry inner 802.1Q tags (RFC 7348 §6.1: not unless configured).
+    /// Carry inner 802.1Q tags (RFC 7348 §6.1: only if configured).
     pub inner_vlan: bool,
 }
 
@@ -90,14 +90,14 @@ impl Outer {
     }
 }
 
-/// Why no template can be built.
+/// Why a template cannot be built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TemplateError {
     /// IPv4 on one side and IPv6 on the other.
     #[error("tunnel source {0} and destination {1} are of different families")]
     Family(IpAddr, IpAddr),
-    /// An address that cannot be a VTEP's.
-    #[error("{0} is no unicast address that a tunnel can end at")]
+    /// The address cannot be that of a VTEP.
+    #[error("{0} is not a unicast address, as a VTEP needs")]
     Address(IpAddr),
     /// Port 0.
     #[error("UDP port 0")]

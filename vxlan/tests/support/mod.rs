@@ -1,4 +1,4 @@
-//! Shared by the tests: frames built and dissected by `etherparse`, as a second opinion.
+//! Shared by the tests: frames built and parsed by `etherparse`, as an independent implementation.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ pub(crate) struct Captured {
     pub(crate) frame: Vec<u8>,
 }
 
-/// Frames that Linux VXLAN devices sent, see the file's head.
+/// Frames that Linux VXLAN devices sent; the head of the file describes them.
 pub(crate) fn kernel_frames() -> Vec<Captured> {
     let lines = include_str!("../data/kernel.txt").lines();
     let frames = lines.filter(|line| !line.starts_with('#')).map(|line| {

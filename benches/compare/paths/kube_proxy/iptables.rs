@@ -1,4 +1,5 @@
-//! The rules of kube-proxy's iptables mode, as it gives them to `iptables-restore`.
+//! The rules of kube-proxy's iptables mode, in the form in which it passes them to
+//! `iptables-restore`.
 
 use std::fmt::Write;
 
@@ -6,7 +7,7 @@ use super::super::Family;
 use super::super::services::Port;
 use super::{MASQUERADE, pods};
 
-/// The whole of them.
+/// All rules.
 pub(super) fn rules(ports: &[Port], family: Family) -> String {
     let mut text = filter();
     text.push_str("*nat\n");
@@ -42,7 +43,7 @@ pub(super) fn rules(ports: &[Port], family: Family) -> String {
     text
 }
 
-/// The filter table: what new and known connections pass through on their way.
+/// The filter table: the rules that new and known connections pass.
 fn filter() -> String {
     let mut text = "*filter\n".to_owned();
     let chains =
@@ -89,7 +90,7 @@ fn of_port(text: &mut String, port: &Port, family: Family) {
     for (number, address) in port.endpoints.iter().enumerate() {
         let endpoint = endpoint(port, number);
         let left = count - number;
-        // Each takes its share of what those before it left; the last takes what comes.
+        // Each rule takes its share of the connections that are left; the last takes all of them.
         let share = match left {
             1 => String::new(),
             _ => format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64),
@@ -113,7 +114,7 @@ fn endpoint(port: &Port, number: usize) -> String {
     format!("KUBE-SEP-{}", hash(port, &number.to_string()))
 }
 
-/// Sixteen characters that are no other's.
+/// Sixteen characters that are unique.
 fn hash(port: &Port, of: &str) -> String {
     format!("{:X>16}", format!("{}{}X{of}", port.protocol.name().to_uppercase(), port.number))
 }

@@ -1,8 +1,8 @@
-//! A node as kubeadm sets it up: pods on a Linux bridge that is their gateway, bridged packets shown to
-//! the packet filter, and the rules that kube-proxy writes for Services.
+//! A node as kubeadm sets it up: pods on a Linux bridge that is their gateway, bridged packets passed to the packet
+//! filter, and kube-proxy's rules for Services.
 //!
-//! The rules are those of kube-proxy's two modes, chain by chain, for ClusterIP Services without
-//! affinity; names of chains have a number where kube-proxy has a hash.
+//! The rules are those of kube-proxy's two modes, chain by chain, for ClusterIP Services without affinity. Chain names
+//! have a number in place of kube-proxy's hash.
 
 mod iptables;
 mod nftables;
@@ -47,7 +47,7 @@ pub(super) fn nftables(count: usize) -> Result<World, Missing> {
 
 fn load(node: &NetNs, program: &Path, arguments: &[&str], rules: &str) -> Result<(), Missing> {
     let mut command = node.command(program);
-    // The lock is of the file system: each world's own namespace needs none.
+    // The lock is in the file system, but each path has its own namespace and needs no lock.
     command.args(arguments).env("XTABLES_LOCKFILE", "/dev/null");
     tools::run(&mut command, rules)?;
     Ok(())
@@ -58,7 +58,7 @@ fn node(
     rules: impl FnOnce(&NetNs, &Pod, Services) -> Result<(), Missing>,
 ) -> Result<World, Missing> {
     if count > 1 {
-        // An ordinary user's socket to the kernel does not take so much at once.
+        // The netlink socket of an unprivileged user does not accept so much data at once.
         tools::need_root("so many rules")?;
     }
     let services = Services { count };
@@ -92,7 +92,7 @@ fn node(
     Ok(World { services: Some(services), ..World::new(client, server, between) })
 }
 
-/// What holds all pods of a family.
+/// The network of all pods of a family.
 fn pods(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.78.0.0/16",

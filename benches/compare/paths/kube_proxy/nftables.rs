@@ -1,5 +1,6 @@
-//! The rules of kube-proxy's nftables mode, as it gives them to `nft`: a verdict map leads to a
-//! Service's chain, a random number through another to an endpoint's.
+//! The rules of kube-proxy's nftables mode, in the form in which it passes them to `nft`: a verdict
+//! map leads to a Service's chain, and a random number selects an endpoint's chain through another
+//! map.
 
 use std::fmt::Write;
 
@@ -7,10 +8,10 @@ use super::super::Family;
 use super::super::services::{Port, range};
 use super::{MASQUERADE, pods};
 
-/// Elements in a command, so that none grows without bound.
+/// Number of elements in one command, so that the length of a command is bounded.
 const AT_ONCE: usize = 500;
 
-/// The whole of them.
+/// All rules.
 pub(super) fn rules(ports: &[Port], family: Family) -> String {
     let ip = match family {
         Family::V4 => "ip",
@@ -100,7 +101,7 @@ fn base(ip: &str, family: Family) -> String {
     text
 }
 
-/// Those that no hook leads to.
+/// The chains that no hook leads to.
 const CHAINS: [&str; 7] = [
     "cluster-ips-check",
     "firewall-check",

@@ -1,5 +1,5 @@
-//! A pair of Open vSwitch daemons of a path's own: database, sockets and logs in a temporary
-//! folder, both inside a namespace, and both gone with this process however it ends.
+//! A pair of Open vSwitch daemons for one path: database, sockets and logs in a temporary folder,
+//! both in one namespace, and both ended with this process for any reason.
 
 use std::fs;
 use std::io::Read;
@@ -15,8 +15,9 @@ use super::super::{Missing, tools};
 use crate::Outcome;
 use crate::usage;
 
-/// Starts the daemons, and waits at a pipe whose other end this process has: when that closes,
-/// because it is done or because it is no more, they are ended and their folder is removed.
+/// Starts the daemons, and waits on a pipe whose other end this process holds. When that end
+/// closes, because the path is removed or the process has ended, it ends the daemons and removes
+/// their folder.
 const GUARD: &str = r#"
 dir=$1 vswitchd=$2 schema=$3 db='' vs=''
 shift 3
@@ -42,23 +43,23 @@ read -r _
 end
 "#;
 
-/// Where packages put the database's schema.
+/// Where packages install the database's schema.
 const SCHEMAS: [&str; 2] =
     ["/usr/share/openvswitch/vswitch.ovsschema", "/usr/local/share/openvswitch/vswitch.ovsschema"];
-/// Debian's build with DPDK, whose user-space datapath knows segmentation offload; other systems have no
-/// other than the one in the path.
+/// Debian's build with DPDK, whose user-space datapath supports segmentation offload. On other
+/// systems the only one is the one in PATH.
 const WITH_DPDK: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 
 /// The programs.
 pub(crate) struct Programs {
     vswitchd: PathBuf,
     schema: &'static str,
-    /// Whether it can carry GSO packets whole.
+    /// Whether it can pass GSO packets unsegmented.
     pub(crate) tso: bool,
 }
 
 impl Programs {
-    /// Those of this machine.
+    /// The programs of this machine.
     pub(crate) fn find() -> Result<Self, Missing> {
         let plain = tools::find("ovs-vswitchd");
         let vswitchd = match Path::new(WITH_DPDK) {
@@ -75,7 +76,7 @@ impl Programs {
         Ok(Self { vswitchd, schema, tso })
     }
 
-    /// What they are, in a line.
+    /// Their version, in one line.
     pub(crate) fn version() -> Option<String> {
         Self::find().ok().map(|programs| tools::version(programs.vswitchd))
     }
@@ -88,10 +89,10 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts them, with settings (`other_config:NAME=VALUE`) of the database's first row.
+    /// Starts them with settings (`other_config:NAME=VALUE`) in the first row of the database.
     pub(crate) fn start(ns: &NetNs, programs: &Programs, settings: &[String]) -> Outcome<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // Short: the path of a socket has 107 bytes at most.
+        // The name is short, because the path of a socket has at most 107 bytes.
         let name = format!("cmp-ovs-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -109,7 +110,7 @@ impl Daemon {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| format!("sh: {e}"))?;
-        // From here on its end is seen to.
+        // From here on, the guard ends it.
         let mut daemon = Self { folder, guard };
         let said = daemon.answer()?;
         if said != "started" {
@@ -122,7 +123,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The guard's first line.
+    /// Reads the first line of the guard.
     fn answer(&mut self) -> Outcome<String> {
         let mut pipe = self.guard.stdout.take().ok_or("no pipe")?;
         let (mut line, mut byte) = (Vec::new(), [0]);
@@ -132,7 +133,7 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// `ovs-vsctl`; what it says.
+    /// Runs `ovs-vsctl`; returns its output.
     pub(crate) fn vsctl(&self, arguments: &str) -> Outcome<String> {
         let mut command = Command::new("ovs-vsctl");
         command.arg(format!("--db=unix:{}", self.folder.join("db.sock").display()));
@@ -140,25 +141,25 @@ impl Daemon {
         tools::run(&mut command, "")
     }
 
-    /// Where its files are. It goes with the daemons.
+    /// The folder of its files. It is removed with the daemons.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// `ovs-vswitchd`'s process.
+    /// The process id of `ovs-vswitchd`.
     pub(crate) fn pid(&self) -> Outcome<u32> {
         let text = fs::read_to_string(self.folder.join("vs.pid")).map_err(|e| e.to_string())?;
         text.trim().parse().map_err(|_| format!("vs.pid: {text}"))
     }
 
-    /// `ovs-appctl` to `ovs-vswitchd`; what it says.
+    /// Runs `ovs-appctl` for `ovs-vswitchd`; returns its output.
     pub(crate) fn appctl(&self, arguments: &str) -> Outcome<String> {
         let mut command = Command::new("ovs-appctl");
         command.arg("-t").arg(self.folder.join("vs.ctl")).args(arguments.split_whitespace());
         tools::run(&mut command, "")
     }
 
-    /// `ovs-ofctl` with text for it to read.
+    /// Runs `ovs-ofctl` with text as its input.
     pub(crate) fn ofctl(&self, verb: &str, bridge: &str, input: &str) -> Outcome<()> {
         let socket = self.folder.join(format!("{bridge}.mgmt"));
         let mut command = Command::new("ovs-ofctl");
@@ -170,14 +171,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        const PATIENCE: Duration = Duration::from_millis(20);
-        // The pipe's end is what it waits for.
+        const POLL_INTERVAL: Duration = Duration::from_millis(20);
+        // The guard waits for the pipe to close.
         drop(self.guard.stdin.take());
         for _ in 0..250 {
             if !matches!(self.guard.try_wait(), Ok(None)) {
                 return;
             }
-            thread::sleep(PATIENCE);
+            thread::sleep(POLL_INTERVAL);
         }
         eprintln!("Open vSwitch's daemons do not end: see {}", self.folder.display());
     }

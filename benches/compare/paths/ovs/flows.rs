@@ -1,11 +1,11 @@
-//! Flow tables in Open vSwitch's words.
+//! Flow tables in Open vSwitch's syntax.
 
 use std::fmt::Write;
 
 use super::super::services::{Port, Services};
 use super::super::{Family, Pod};
 
-/// Bridging of tracked connections: what is neither new nor known is dropped.
+/// Bridging of tracked connections: packets of unknown connections that open none are dropped.
 pub(super) const CONNTRACK: &str = "\
 table=0,priority=100,ct_state=-trk,tcp,actions=ct(table=1)
 table=0,priority=100,ct_state=-trk,udp,actions=ct(table=1)
@@ -20,8 +20,8 @@ table=1,priority=100,ct_state=+trk+est-inv,actions=NORMAL
 table=1,priority=0,actions=drop
 ";
 
-/// Groups and flows: of a tracked connection's packets known ones are translated by what is known, new
-/// ones by their Service's group, one bucket an endpoint, as OVN writes load balancers.
+/// Groups and flows: packets of established connections are translated by connection tracking, new ones by their
+/// Service's group with one bucket for each endpoint, as OVN configures load balancers.
 pub(super) fn services(services: Services, server: &Pod) -> (String, String) {
     let mut flows = String::new();
     let mut groups = String::new();

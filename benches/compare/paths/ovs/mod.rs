@@ -1,8 +1,8 @@
-//! Open vSwitch's user-space datapath (`datapath_type=netdev`), its ports veth ends by AF_PACKET.
+//! Open vSwitch's user-space datapath (`datapath_type=netdev`). Its ports are veth ends, opened with AF_PACKET.
 //!
-//! A build with DPDK passes GSO packets whole (`userspace-tso-enable`), except into tunnels. Else pods must
-//! finish checksums themselves, which cuts TCP into packets as well: without a virtio header the datapath
-//! would pass frames with checksums that nobody finishes.
+//! A build with DPDK passes GSO packets unsegmented (`userspace-tso-enable`), except into tunnels. With other builds,
+//! pods must compute checksums themselves, which also makes them segment TCP: without a virtio header, the datapath
+//! would pass on frames whose checksums nobody completes.
 
 pub(crate) mod daemon;
 mod flows;
@@ -24,13 +24,13 @@ use super::{Between, Missing, World, namespace, tools};
 /// What the switch does with packets.
 #[derive(Clone, Copy)]
 pub(super) enum Pipeline {
-    /// Bridges them, learning.
+    /// Bridges them and learns addresses.
     Normal,
-    /// The same for connections that it tracks.
+    /// The same with connection tracking.
     Conntrack,
 }
 
-/// What is installed, in a line.
+/// The installed version, in one line.
 pub(crate) fn version() -> Option<String> {
     Programs::version()
 }
@@ -53,7 +53,7 @@ pub(super) fn services(count: usize) -> Result<World, Missing> {
     let services = Services { count };
     let [client, mut server] = Pod::pair(None)?;
     server.more = Services::server_addresses();
-    // The switch does not route: packets for cluster IPs go to the server's MAC address.
+    // The switch does not route, so packets to cluster IPs are sent to the server's MAC address.
     let gateways: [IpAddr; 2] = [server.v4.into(), server.v6.into()];
     let (pods, between) = one_node(&programs, [client, server], &gateways)?;
     let (groups, flows) = flows::services(services, &pods[1]);
@@ -63,7 +63,7 @@ pub(super) fn services(count: usize) -> Result<World, Missing> {
     Ok(World { services: Some(services), ..World::new(client, server, between) })
 }
 
-/// Pods on a bridge; `gateways`: the client's.
+/// Pods on a bridge; `gateways`: the gateways of the client.
 fn one_node(
     programs: &Programs,
     pods: [Pod; 2],
@@ -71,7 +71,7 @@ fn one_node(
 ) -> Result<([Pod; 2], Between), Missing> {
     let middle = namespace()?;
     silence(&middle)?;
-    let daemon = Daemon::start(&middle, programs, &super_frames(programs.tso))?;
+    let daemon = Daemon::start(&middle, programs, &gso_settings(programs.tso))?;
     daemon.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
     for (number, pod) in pods.iter().enumerate() {
         plug(&middle, &daemon, "br0", &format!("pod{number}"), pod)?;
@@ -95,7 +95,7 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     for (number, pod) in [&mut client, &mut server].into_iter().enumerate() {
         pod.mtu = TUNNEL_MTU;
         let node = &nodes[number];
-        let daemon = Daemon::start(node, &programs, &super_frames(false))?;
+        let daemon = Daemon::start(node, &programs, &gso_settings(false))?;
         daemon.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
         daemon.vsctl(&format!("add-port br-phy {}", nodes::INTERFACE))?;
         let mut netlink = Netlink::open(node)?;
@@ -117,12 +117,12 @@ pub(super) fn vxlan() -> Result<World, Missing> {
     Ok(World::new(client, server, between))
 }
 
-/// Whether they pass whole.
-fn super_frames(whole: bool) -> [String; 1] {
+/// Whether GSO packets pass unsegmented.
+fn gso_settings(whole: bool) -> [String; 1] {
     [format!("other_config:userspace-tso-enable={whole}")]
 }
 
-/// A veth pair from a pod to a bridge of the daemon's.
+/// A veth pair from a pod to one of the daemon's bridges.
 fn plug(ns: &NetNs, daemon: &Daemon, bridge: &str, name: &str, pod: &Pod) -> Result<(), Missing> {
     let here = LinkSpec::new(name).mtu(pod.mtu).up();
     Netlink::open(ns)?.add_veth(&here, &pod.interface(), &pod.namespace)?;
@@ -130,7 +130,7 @@ fn plug(ns: &NetNs, daemon: &Daemon, bridge: &str, name: &str, pod: &Pod) -> Res
     Ok(())
 }
 
-/// Has a pod's stack finish checksums, and so cut its own TCP streams.
+/// Makes a pod's stack compute checksums, and therefore segment its own TCP streams.
 fn finish_checksums(pod: &Pod) -> Result<(), Missing> {
     let ethtool = tools::find("ethtool")?;
     tools::run(pod.namespace.command(ethtool).args(["-K", "eth0", "tx", "off"]), "")?;

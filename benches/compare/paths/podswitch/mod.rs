@@ -1,5 +1,5 @@
-//! The switch: pods routed, with anti-spoofing, connection tracking and counters on, as they always
-//! are. No policy selects the pods; Services are in force where a path has them.
+//! The switch: pods routed, with anti-spoofing, connection tracking and counters enabled as always.
+//! No policy selects the pods; Services are in force on paths that have them.
 
 mod services;
 pub(super) mod tunnel;
@@ -27,16 +27,16 @@ use super::services::Services;
 use super::{Between, Missing, World, namespace};
 use crate::Outcome;
 
-/// Bounds that the many connections of a long run do not meet.
+/// Limits that the many connections of a long run do not reach.
 const LIMITS: Limits =
     Limits { connections: 1 << 20, connections_per_port: 1 << 20, flows: 1 << 21, fdb: 1 << 10 };
 
 /// How a pod is attached.
 #[derive(Clone, Copy)]
 pub(super) enum Attach {
-    /// A TAP made in its namespace.
+    /// A TAP interface in its namespace.
     Tap,
-    /// A veth pair, whose other end the switch has by AF_PACKET.
+    /// A veth pair whose other end the switch opens with AF_PACKET.
     Packet,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn one_node(attach: Attach, workers: usize) -> Result<World, Missing>
     join(attach, workers, None)
 }
 
-/// Two pods of a node, the one by so many Services' cluster IPs; one worker.
+/// Two pods of a node, one reached through the cluster IPs of this number of Services; one worker.
 pub(super) fn services(attach: Attach, count: usize) -> Result<World, Missing> {
     join(attach, 1, Some(Services { count }))
 }
@@ -64,10 +64,10 @@ fn join(attach: Attach, workers: usize, services: Option<Services>) -> Result<Wo
     Ok(World { services, ..World::new(client, server, between) })
 }
 
-/// A node's switch in the making.
+/// A node's switch while it is being built.
 struct Node {
     attach: Attach,
-    /// Where the switch has its ends of veth pairs.
+    /// The namespace in which the switch has its ends of veth pairs.
     ours: NetNs,
     workers: usize,
     control: ControlPlane,
@@ -111,7 +111,7 @@ impl Node {
         Ok(())
     }
 
-    /// Puts all that was said in force.
+    /// Applies the configuration.
     fn start(mut self) -> Outcome<Between> {
         let epoch = self.control.apply(&self.config).map_err(|e| e.to_string())?;
         self.control.wait(epoch, Duration::from_secs(30)).map_err(|e| e.to_string())?;
@@ -123,7 +123,7 @@ impl Node {
     }
 }
 
-/// A pod as the switch of any node knows it; `port`: on its own node.
+/// A pod as the switch of any node sees it. `port`: its port, on its own node.
 fn endpoint(pod: &Pod, node: Arc<str>, port: Option<PortId>) -> Endpoint {
     let name = pod.v4.to_string();
     Endpoint {

@@ -17,7 +17,7 @@ pub(super) fn objects(
 ) -> (Vec<Arc<Service>>, Vec<Arc<EndpointSlice>>) {
     let of = Family::BOTH.map(|family| services.ports(server, family));
     let mut objects: Vec<Service> = Vec::new();
-    // A port's other family is at the same place in the other list.
+    // The port of the other family is at the same index of the other list.
     for (v4, v6) in of[0].iter().zip(&of[1]) {
         match objects.get_mut(v4.number) {
             Some(service) => service.ports.push(port(v4)),

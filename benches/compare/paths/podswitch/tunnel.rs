@@ -1,5 +1,5 @@
-//! Two nodes, a switch each, and the tunnel between them: through UDP sockets beside the node's own
-//! stack, or raw frames by AF_PACKET.
+//! Two nodes, a switch on each, and the tunnel between them: through UDP sockets beside the node's
+//! own stack, or as raw frames with AF_PACKET.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ use super::super::pod::{MTU, Pod, TUNNEL_MTU};
 use super::super::{Between, Missing, World};
 use super::{Attach, Node, endpoint};
 
-/// What the tunnel goes through.
+/// How the tunnel is carried.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::paths) enum Underlay {
-    /// UDP sockets, and round them what they would have to cut.
+    /// UDP sockets, and AF_PACKET for packets that UDP sockets would have to segment.
     Udp,
     /// UDP sockets alone, as on kernels before Linux 6.17.
     Sockets,
-    /// AF_PACKET on the node's interface, whose stack is silent.
+    /// AF_PACKET on the node's interface; the node's stack does not answer there.
     Packet,
 }
 
-/// Two pods on TAPs, one on each node; one worker a node.
+/// Two pods on TAP interfaces, one on each node; one worker for each node.
 pub(in crate::paths) fn two_nodes(underlay: Underlay, wire: Wire) -> Result<World, Missing> {
     let gateway = Some(Gateway::default().mac);
     let mut pods = [Pod::new(0, 0, gateway)?, Pod::new(1, 1, gateway)?];
@@ -66,7 +66,7 @@ fn node(
         Underlay::Packet => {
             silence(machine)?;
             let port = TunnelConfig::default().port;
-            // As on a node's uplink: what the switch takes is none of the stack's work.
+            // As on a node's uplink: the node's stack does not process the packets of the switch.
             let taken = Ingress { udp_to: vec![port], ..Ingress::default() };
             IngressDrop::install(machine, "podswitch-uplink", nodes::INTERFACE, &taken)
                 .map_err(|e| Missing::Unavailable(e.to_string()))?;
@@ -93,7 +93,7 @@ fn node(
     Ok(node.start()?)
 }
 
-/// A node as the other knows it.
+/// A node as the other node sees it.
 fn remote(number: usize) -> RemoteNode {
     let range = |text: String| text.parse::<Cidr>().expect("a range");
     RemoteNode {

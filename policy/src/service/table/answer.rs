@@ -10,18 +10,18 @@ use super::kinds::{DropReason, FrontendKind, Origin, RejectReason, Subject};
 use crate::service::entry::{Backend, BackendFlags, Scope, ServiceEntry};
 use crate::service::model::TrafficPolicy;
 
-/// What a table found for a key when it was [prefetched](super::ServiceTable::prefetch); valid
+/// The result of [prefetching](super::ServiceTable::prefetch) a key; valid
 /// for the same key and table.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prefetched<'a> {
-    /// The frontend that the key is addressed to.
+    /// The frontend at the key's destination.
     pub(super) front: Option<&'a Port>,
     /// The backend that the hash selects among all.
     pub(super) pick: Option<u16>,
 }
 
 impl Prefetched<'_> {
-    /// The backend of the key, if all may be selected and affinity does not prescribe another.
+    /// The key's backend, if all backends may be selected and affinity does not prescribe another.
     #[inline]
     pub fn backend(&self) -> Option<SocketAddr> {
         let backend = self.front?.backends.get(usize::from(self.pick?))?;
@@ -69,7 +69,7 @@ impl<'a> Chosen<'a> {
     }
 }
 
-/// Step one: whether it is a Service's frontend, and whether the client may use it.
+/// Step one: whether the destination is a Service's frontend, and whether the client may use it.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
     /// Not a Service's address.
@@ -115,7 +115,8 @@ impl<'a> Match<'a> {
         self.entry.backends[index].flags.has(usable).then(|| self.take(index, key))
     }
 
-    /// The backend of a connection that is known to have it, whether or not it takes new connections.
+    /// The backend that an existing connection already has, whether or not it takes new
+    /// connections.
     pub fn kept(&self, backend: SocketAddr, key: &FlowKey) -> Option<Chosen<'a>> {
         self.entry.find(backend).map(|index| self.take(index, key))
     }
@@ -125,7 +126,7 @@ impl<'a> Match<'a> {
         let Self { entry, kind, scope, origin, port, .. } = *self;
         let backend = &port.backends[index];
         let hairpin = backend.address == key.src_addr();
-        // A host port leads to this node itself, whose reply passes here anyway.
+        // A host port leads to this node itself, so the reply passes through this switch anyway.
         let hides = origin == Origin::OffCluster
             && scope == Scope::Cluster
             && kind != FrontendKind::HostPort;
@@ -133,7 +134,7 @@ impl<'a> Match<'a> {
     }
 }
 
-/// What a frontend offers to this client.
+/// The part of a frontend that this client may use.
 #[inline]
 pub(super) fn admit<'a>(
     port: &'a Port,

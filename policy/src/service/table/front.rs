@@ -101,8 +101,9 @@ pub(in crate::service) enum Front {
     Foreign,
 }
 
-/// A Service's port at one address. What most look-ups need is copied here from the entry, into the
-/// hash table's own memory: with many Services every further step waits for main memory.
+/// A Service's port at one address. The fields that most look-ups need are copied here from the
+/// entry, into the hash table's own memory: with many Services, every further step waits for main
+/// memory.
 #[derive(Clone, Debug)]
 pub(in crate::service) struct Port {
     pub(super) kind: FrontendKind,

@@ -46,7 +46,7 @@ impl FrontendKind {
 /// One frontend of a Service's port.
 #[derive(Clone, Copy, Debug)]
 pub struct Frontend<'a> {
-    /// What kind of address it is.
+    /// The kind of address.
     pub kind: FrontendKind,
     /// The address.
     pub address: IpAddr,
@@ -94,12 +94,12 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The state of a backend that a connection already has (S10, S11).
+/// The state of a backend that a connection already uses (S10, S11).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BackendState {
     /// Serves, whether or not it would get new connections.
     Serving,
-    /// Known but no longer serving. UDP flows end at once; TCP goes on while the pod exists.
+    /// Known but no longer serving. UDP flows end at once; TCP continues while the pod exists.
     NotServing,
     /// No longer an endpoint of the Service.
     Gone,

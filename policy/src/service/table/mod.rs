@@ -29,7 +29,7 @@ const PREFETCH_BATCH: usize = 32;
 /// Settings of the whole table, which change rarely.
 #[derive(Clone, Debug)]
 pub(super) struct Setup {
-    /// This node's addresses, at which NodePorts are.
+    /// This node's addresses at which NodePorts are reachable.
     pub(super) node_addresses: Box<[IpAddr]>,
     /// Further addresses of this node, for host ports only.
     pub(super) local_addresses: Box<[IpAddr]>,
@@ -113,10 +113,10 @@ impl ServiceTable {
         FlowKey { dst: [0; 16], src_port: 0, dst_port: 0, ..*key }.hash(cluster_key)
     }
 
-    /// Reads what [`lookup`](Self::lookup) of these keys will need, and keeps what need not be
-    /// prefetched up again. With many Services each look-up waits for main memory several times. Done
-    /// step by step for a batch, as here, the waits of different keys overlap. Worthwhile for two
-    /// keys or more.
+    /// Reads the data that [`lookup`](Self::lookup) of these keys will need, and keeps the results,
+    /// so that they are not looked up again. With many Services each look-up waits for main memory
+    /// several times. Done step by step for a batch, as here, the waits of different keys overlap.
+    /// Worthwhile for two keys or more.
     pub fn prefetch<'a>(&'a self, keys: &[FlowKey], prefetched: &mut [Prefetched<'a>]) {
         for (keys, prefetched) in
             keys.chunks(PREFETCH_BATCH).zip(prefetched.chunks_mut(PREFETCH_BATCH))
@@ -163,8 +163,8 @@ impl ServiceTable {
             && self.backends.contains_key(&SocketAddr::new(key.src_addr(), key.src_port))
     }
 
-    /// The frontends through which a TCP client may have reached this backend, in no order. Those that
-    /// no longer lead to it are left out.
+    /// The frontends through which a TCP client may have reached this backend, in no order.
+    /// Frontends that no longer lead to it are left out.
     pub fn frontends_of(
         &self,
         backend: SocketAddr,
@@ -287,9 +287,9 @@ impl ServiceTable {
         self.setup.service_cidrs.iter().any(|cidr| cidr.contains(address))
     }
 
-    /// There is no such frontend: either no Service's address, or a cluster IP without that port
-    /// (S6). Only cluster IPs belong to the Service as a whole; other ports of a load balancer's or
-    /// external address may be used otherwise.
+    /// There is no such frontend: either the address is not a Service's, or it is a cluster IP
+    /// without that port (S6). Only cluster IPs belong to the Service as a whole; other ports of a
+    /// load balancer's or external address may have other uses.
     #[inline]
     fn no_front(&self, key: &FlowKey) -> Found<'_> {
         let destination = key.dst_addr();

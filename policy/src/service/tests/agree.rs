@@ -20,8 +20,8 @@ use crate::service::table::{
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Addresses that Services and probes use: cluster IPs inside and outside the CIDRs, external ones,
-/// one of the node's own, one that is not allowed.
+/// Addresses that Services and probes use: cluster IPs inside and outside the CIDRs, external
+/// addresses, one of the node's own addresses, one that is not allowed.
 const VIPS: [&str; 10] = [
     "10.96.0.1",
     "10.96.0.2",
@@ -308,7 +308,7 @@ fn agrees(
             let backend = chosen.backend().socket();
             prop_assert!(any_of.contains(&backend), "{key}: {backend} not of {any_of:?}");
             prop_assert_eq!(chosen.needs_snat, *source_nat || backend.ip() == key.src_addr());
-            // The whole set, not only the selected one.
+            // The whole set of backends, not only the selected one.
             let entry = chosen.entry;
             let all: BTreeSet<_> = entry
                 .table(chosen.scope)
@@ -371,11 +371,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn compiled_agrees_with_plain(changes in prop::collection::vec(change(), 1..30)) {
+    fn compiled_agrees_with_reference(changes in prop::collection::vec(change(), 1..30)) {
         let mut compiler = Compiler::new(settings());
         let mut plain = Cluster { settings: settings(), ..Cluster::default() };
         let probes = probes();
-        // A published table and what it was made of: later changes must not affect it.
+        // A published table and the objects it was compiled from: later changes must not affect it.
         let mut kept = (compiler.publish(), plain.clone());
         let half = changes.len() / 2;
         for (i, change) in changes.iter().enumerate() {

@@ -32,7 +32,7 @@ fn p4_host_ports() {
     assert_eq!(outside(&table, "192.0.2.1:9000"), "-");
     let hairpin = key("10.0.0.7:1", "192.0.2.1:8443");
     assert_eq!(answer(&table, &hairpin, Origin::InCluster), "10.0.0.7:443+snat");
-    // A Service's NodePort has precedence; the clash is reported.
+    // A Service's NodePort has precedence; the conflict is reported.
     assert_eq!(outside(&table, "192.0.2.1:30080"), "10.0.0.1:8080+snat");
     let clashes = compiler.clashes();
     assert_eq!(clashes.len(), 1);
@@ -81,7 +81,7 @@ fn a_change_recompiles_one_service() {
     assert_eq!(old.id, new.id);
     let other = "10.96.0.20:80";
     assert!(Arc::ptr_eq(&entry(&before, other), &entry(&after, other)));
-    // The same object again is no change.
+    // Setting the same object again changes nothing.
     compiler.set_slice(Arc::new(slice("s", 8080, [ready(A), ready(B)])));
     assert!(Arc::ptr_eq(&entry(&compiler.publish(), VIP), &new));
     // A slice that changes its owner leaves its old Service.
@@ -100,14 +100,14 @@ fn settings_recompile_what_depends_on_them() {
     let before = compiler.publish();
     compiler.set_settings(settings());
     assert!(Arc::ptr_eq(&entry(&compiler.publish()), &entry(&before)));
-    // Another address of the node: NodePorts are there at once, nothing is compiled.
+    // The node has another address: NodePorts are reachable there at once, and nothing is compiled.
     compiler.set_settings(Settings { node_addresses: vec![ip("192.0.2.7")], ..settings() });
     let moved = compiler.publish();
     assert!(Arc::ptr_eq(&entry(&moved), &entry(&before)));
     let node_port = |table: &ServiceTable| pod(table, "192.0.2.7:30080");
     assert_eq!(node_port(&before), "-");
     assert!(node_port(&moved).ends_with(":8080"));
-    // Another key: another selection.
+    // Another key gives another selection.
     let cluster_key = podswitch_wire::flow_key::HashKey::new(99);
     compiler.set_settings(Settings { cluster_key, ..settings() });
     assert_ne!(entry(&compiler.publish()), entry(&before));
@@ -135,7 +135,7 @@ fn whole_states() {
     compiler.set_state(&services, &slices).unwrap();
     let before = compiler.publish();
     assert_eq!(pod(&before, "10.96.0.2:80"), "10.0.0.2:8080");
-    // Equal objects, one Service and one slice less, one Service more.
+    // Equal objects, except one Service and one slice less, and one Service more.
     let (services, mut slices) = state(&["1", "2", "4"]);
     slices.remove(1);
     compiler.set_state(&services, &slices).unwrap();
@@ -146,7 +146,7 @@ fn whole_states() {
         Arc::clone(table.front(&key("10.0.9.9:1", "10.96.0.1:80")).unwrap().entry())
     };
     assert!(Arc::ptr_eq(&entry(&before), &entry(&after)));
-    // One invalid object refuses the whole state.
+    // One invalid object makes the whole state invalid.
     let (mut services, slices) = state(&["5", "6"]);
     Arc::make_mut(&mut services[1]).ports[0].port = 0;
     let (cookie, error) = compiler.set_state(&services, &slices).unwrap_err();
@@ -155,7 +155,7 @@ fn whole_states() {
 }
 
 #[test]
-fn same_choice_on_every_node() {
+fn same_selection_on_every_node() {
     let endpoints: Vec<_> = (1..=25).map(|n| ready(&format!("10.0.1.{n}"))).collect();
     let here = table(&[web()], &[slice("s", 8080, endpoints.clone())]);
     let mut elsewhere = Compiler::new(Settings {

@@ -23,7 +23,7 @@ fn opened(entry: &ServiceEntry) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_table_in_use_counts_for_the_next() {
+fn counts_made_with_an_old_table_are_kept() {
     let mut compiler = compiler(&[web()], &[slice("s", 80, [ready(A), ready(B)])]);
     let old = compiler.publish();
     entry(&old).count_opened(1);
@@ -50,7 +50,7 @@ fn a_table_in_use_counts_for_the_next() {
 }
 
 #[test]
-fn host_ports_and_families_count_apart() {
+fn host_ports_and_families_are_counted_separately() {
     let mut dual = web();
     dual.cluster_ips.push(ip("fd00:96::10"));
     let mut six = slice("s6", 80, [ready("fd00:10::1")]);
@@ -94,7 +94,7 @@ fn counters_are_small() {
 }
 
 proptest! {
-    /// Whatever backends appear and disappear, none gets another's count, and none is lost.
+    /// As backends appear and disappear, no backend gets another's count, and no count is lost.
     #[test]
     fn counts_follow_their_backends(
         steps in prop::collection::vec(

@@ -1,4 +1,5 @@
-//! Tests of the Service table: the rules one by one, and random clusters beside the reference.
+//! Tests of the Service table: the rules one by one, and random clusters compared with the
+//! reference.
 
 mod agree;
 mod changes;

@@ -27,7 +27,8 @@ fn s1_ready_before_terminating() {
     let going = state(B, (false, true, true));
     assert_eq!(backends([ready(A), going.clone()]), ["10.0.0.1:8080"]);
     assert_eq!(backends([state(A, (false, false, false)), going.clone()]), ["10.0.0.2:8080"]);
-    // Neither serving without terminating nor terminating without serving is a last resort.
+    // An endpoint that serves without terminating, or terminates without serving, is not a last
+    // resort.
     let neither = [state(A, (false, true, false)), state(B, (false, false, true))];
     assert_eq!(backends(neither), ["NoEndpoints"]);
     // Missing conditions: ready, serving, not terminating (API text of 1.36).
@@ -43,12 +44,12 @@ fn s1_ready_before_terminating() {
 }
 
 #[test]
-fn s1_decided_for_the_node_alone() {
+fn s1_is_evaluated_for_the_node_separately() {
     let mut service = web();
     service.internal_policy = TrafficPolicy::Local;
     let here = state(A, (false, true, true)).on("here");
     let table = table(&[service], &[slice("s", 8080, [here, ready(B).on("there")])]);
-    // Elsewhere there is a ready one, here only one on its way out.
+    // Another node has a ready endpoint; this node has only one that is terminating.
     assert_eq!(pod(&table, VIP), "10.0.0.1:8080");
 }
 
@@ -104,7 +105,7 @@ fn s3_external_policy_local() {
     let both = [ready(A).on("here"), ready(B).on("there")];
     let with_local = table(&[service.clone()], &[slice("s", 8080, both)]);
     for to in ["198.51.100.1:80", "192.0.2.1:30080"] {
-        // From outside: this node's endpoint, the client's address kept.
+        // From outside: this node's endpoint, and the client's address is kept.
         assert_eq!(spread(&with_local, to, Origin::OffCluster), ["10.0.0.1:8080"]);
         // From inside: Cluster behaviour.
         let all = ["10.0.0.1:8080", "10.0.0.2:8080"];
@@ -129,7 +130,7 @@ fn s4_internal_policy_local() {
     assert_eq!(spread(&both, VIP, Origin::InCluster), ["10.0.0.1:8080"]);
     let far = table_of(vec![ready(B).on("there")]);
     assert_eq!(pod(&far, VIP), "NoLocalEndpoints");
-    // Only the cluster IP follows it.
+    // Only the cluster IP follows the internal policy.
     assert_eq!(pod(&far, "192.0.2.1:30080"), "10.0.0.2:8080");
     assert_eq!(outside(&far, "198.51.100.1:80"), "10.0.0.2:8080+snat");
 }
@@ -155,7 +156,7 @@ fn s6_undefined_ports_and_unallocated_addresses() {
         let key = FlowKey { proto, ..key("10.0.9.9:7", VIP) };
         assert_eq!(answer(&table, &key, Origin::InCluster), "UndefinedPort");
     }
-    // Other ports of external addresses are not ours to reject.
+    // The switch must not reject other ports of external addresses.
     assert_eq!(outside(&table, "198.51.100.1:81"), "-");
     assert_eq!(outside(&table, "192.0.2.1:81"), "-");
     assert!(
@@ -198,7 +199,7 @@ fn s7_source_ranges() {
     let ask = |from: &str, to: &str| answer(&table, &key(from, to), Origin::OffCluster);
     assert_eq!(ask("203.0.113.9:1", "198.51.100.1:80"), "10.0.0.1:8080+snat");
     assert_eq!(ask("203.0.113.16:1", "198.51.100.1:80"), "SourceRange");
-    // Pods as well, and only on the load balancer's address.
+    // The ranges hold for pods, too, and only at the load balancer's address.
     assert_eq!(pod(&table, "198.51.100.1:80"), "SourceRange");
     assert_eq!(
         answer(&table, &key("10.1.2.3:1", "198.51.100.1:80"), Origin::InCluster),
@@ -242,7 +243,7 @@ fn s9_affinity() {
     service.affinity = Some(DEFAULT_AFFINITY_SECS);
     let all = [ready(A), ready(B), state(C, (false, true, true))];
     let table = table(&[service], &[slice("s", 8080, all)]);
-    // The same backend whatever the source port, and not the same for all clients.
+    // The same backend for any source port, and not the same backend for all clients.
     assert_eq!(spread(&table, VIP, Origin::InCluster).len(), 1);
     let clients = (1..60).map(|n| pod_from(&table, &format!("10.0.7.{n}:99")));
     assert_eq!(clients.collect::<std::collections::BTreeSet<_>>().len(), 2);
@@ -254,13 +255,13 @@ fn s9_affinity() {
         let backend = socket(&format!("{pinned}:8080"));
         assert_eq!(found.pinned(backend, &key).unwrap().backend().socket(), backend);
     }
-    // Not to one that terminates while others are ready, nor to an unknown one.
+    // Not to a backend that terminates while others are ready, and not to an unknown one.
     assert!(found.pinned(socket("10.0.0.3:8080"), &key).is_none());
     assert!(found.pinned(socket("10.0.0.1:8081"), &key).is_none());
 }
 
 #[test]
-fn s10_s11_standing_of_old_connections() {
+fn s10_s11_existing_connections() {
     let key = key("10.0.9.9:40000", VIP);
     let mut service = web();
     service.internal_policy = TrafficPolicy::Local;
@@ -269,7 +270,7 @@ fn s10_s11_standing_of_old_connections() {
     let mut compiler = compiler(&[service], &[slice("s", 8080, endpoints)]);
     let table = compiler.publish();
     let stands = |table: &ServiceTable, backend: &str| table.backend_state(&key, socket(backend));
-    // Only the policy keeps new connections from A: existing ones are left alone.
+    // Only the policy keeps new connections from A: existing connections continue.
     assert_eq!(stands(&table, "10.0.0.1:8080"), BackendState::Serving);
     assert_eq!(stands(&table, "10.0.0.2:8080"), BackendState::Serving);
     assert_eq!(stands(&table, "10.0.0.3:8080"), BackendState::NotServing);
@@ -298,7 +299,8 @@ fn s12_health_checks() {
     assert_eq!(count(vec![state(A, (false, true, true)).on("here")]), 0);
     assert_eq!(count(vec![state(A, (true, true, true)).on("here")]), 0);
     assert_eq!(count(vec![]), 0);
-    // With two families a pod counts once in each, and a family without an endpoint here has none.
+    // With two families a pod counts once in each. A family without a local endpoint has a count of
+    // zero.
     service.cluster_ips.push(ip("fd00:96::10"));
     let ipv6 = |node: &str| EndpointSlice {
         family: Family::V6,
@@ -325,7 +327,7 @@ fn s13_proxied_addresses() {
 }
 
 #[test]
-fn s14_what_is_not_balanced() {
+fn s14_services_that_are_not_balanced() {
     let endpoints = [slice("s", 8080, [ready(A)])];
     let foreign = Service { foreign_proxy: true, ..balancer() };
     let alias = Service { kind: ServiceType::ExternalName, ..web() };
@@ -339,7 +341,7 @@ fn s14_what_is_not_balanced() {
 }
 
 #[test]
-fn s16_s17_ports_and_protocols_are_apart() {
+fn s16_s17_ports_and_protocols_are_separate() {
     let mut service = web();
     let port = |name: &str, protocol, port| ServicePort {
         protocol,
@@ -357,7 +359,7 @@ fn s16_s17_ports_and_protocols_are_apart() {
         named("http", Protocol::Tcp, 1),
         named("quic", Protocol::Udp, 2),
         named("sig", Protocol::Sctp, 3),
-        // Same name, other protocol: not the port's.
+        // Same name, other protocol: not an endpoint of this port.
         named("http", Protocol::Sctp, 4),
     ];
     let table = table(&[service], &[endpoints]);
@@ -388,7 +390,7 @@ fn s18_weights() {
     }
     // Binomial with p = 3/4: six standard deviations are 260.
     assert!((7_240..7_760).contains(&to_b), "{to_b}");
-    // All weights zero is the same as no weights.
+    // If all weights are zero, the result is the same as without weights.
     assert_eq!(backends([weighted(A, 0)]), ["NoEndpoints"]);
 }
 
@@ -403,7 +405,7 @@ fn slices_with_duplicates_and_their_own_target_ports() {
     let table = table(&[web()], &slices);
     let all = ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:9090"];
     assert_eq!(spread(&table, VIP, Origin::InCluster), all);
-    // Each once, so that duplicates do not count more.
+    // Each endpoint counts once, so that duplicates do not get a larger share.
     let Found::Service(found) = table.find(&key("10.0.9.9:7", VIP), Origin::InCluster) else {
         panic!()
     };
@@ -448,7 +450,7 @@ fn dual_stack() {
         assert_eq!(pod(&both, v4), "10.0.0.1:8080");
         assert_eq!(pod(&both, v6), "[fd00:10::1]:8080");
     }
-    // One id for both, so that affinity and counters are shared.
+    // One id for both families, so that affinity and counters are shared.
     let id = |to, from| match both.find(&key(from, to), Origin::InCluster) {
         Found::Service(found) => found.entry.id,
         other => panic!("{other:?}"),

@@ -5,26 +5,26 @@ use podswitch_policy::rule::Peer;
 use super::{Case, case};
 use crate::build::*;
 
-/// The policy that isolates x/a and lets these in.
+/// The policy that isolates x/a and allows ingress from these peers.
 fn lets_in<const N: usize>(name: &'static str, peers: [Peer; N], who: &'static str) -> Case {
     let network = [policy("x/p", "pod=a").ingress([rule(peers, "")])];
     case(name, network, [("deny", "*", "x/a", "*"), ("allow", who, "x/a", "*")])
 }
 
-/// The same of a range of each family.
+/// The same with a range of each family.
 fn blocks<const N: usize>(name: &'static str, texts: [&str; N], who: &'static str) -> Case {
     lets_in(name, texts.map(block), who)
 }
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        blocks("an ipBlock of everything is everyone", ["0.0.0.0/0", "::/0"], "*"),
+        blocks("an ipBlock of all addresses matches every peer", ["0.0.0.0/0", "::/0"], "*"),
         blocks("an ipBlock matches pods in it", ["10.0.1.0/24", "fd00:0:0:1::/64"], "y/*"),
         blocks("an ipBlock matches one pod", ["10.0.1.2/32", "fd00:0:0:1::2/128"], "y/b"),
         blocks("an ipBlock matches nodes in it", ["172.16.0.0/16", "fd01::/16"], "n*"),
         blocks("an ipBlock outside", ["192.0.2.0/24", "2001:db8:1::/48"], "out1"),
         blocks(
-            "except is left out",
+            "addresses in `except` do not match",
             ["10.0.0.0/16 except 10.0.1.0/24", "fd00::/16 except fd00:0:0:1::/64"],
             "x/*|z/*",
         ),
@@ -37,7 +37,7 @@ pub(super) fn cases() -> Vec<Case> {
             "x/*|z/b|z/c",
         ),
         blocks(
-            "everyone but the pods",
+            "every peer but the pods",
             ["0.0.0.0/0 except 10.0.0.0/8", "::/0 except fd00::/16"],
             "n*|out*",
         ),
@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
             "x/*|z/*|y/b",
         ),
         blocks(
-            "exceptions that lie in one another",
+            "nested exceptions",
             [
                 "10.0.0.0/16 except 10.0.1.0/24,10.0.1.2/32",
                 "fd00::/16 except fd00:0:0:1::/64,fd00:0:0:1::2/128",
@@ -80,14 +80,14 @@ pub(super) fn cases() -> Vec<Case> {
             "x/*|y/*|z/*",
         ),
         blocks("the same range twice", ["10.0.1.0/24", "10.0.1.0/24", "fd00:0:0:1::/64"], "y/*"),
-        blocks("a range nobody is in", ["203.0.113.0/24", "2001:db8:ffff::/48"], "nobody"),
+        blocks("a range without any peer", ["203.0.113.0/24", "2001:db8:ffff::/48"], "nobody"),
         lets_in(
             "an ipBlock or a selector",
             [block("192.0.2.0/24"), block("2001:db8:1::/48"), namespaces("ns=z")],
             "out1|z/*",
         ),
         lets_in(
-            "an exception does not take away what a selector allows",
+            "an exception does not restrict a selector",
             [block("0.0.0.0/0 except 10.0.0.0/8"), block("::/0 except fd00::/16"), pods("pod=b")],
             "n*|out*|x/b",
         ),
@@ -123,7 +123,7 @@ pub(super) fn cases() -> Vec<Case> {
             [("deny", "x/a", "*", "*"), ("allow", "x/a", "out1", "*")],
         ),
         case(
-            "egress to everything but the cluster",
+            "egress to everything outside the cluster",
             [policy("x/p", "").egress([rule(
                 [
                     block("0.0.0.0/0 except 10.0.0.0/8,172.16.0.0/12"),
@@ -140,7 +140,7 @@ pub(super) fn cases() -> Vec<Case> {
             [("deny", "x/a", "*", "*"), ("allow", "x/a", "y/*", "*/TCP")],
         ),
         case(
-            "an ipBlock passes ICMP if the rule has no ports",
+            "an ipBlock allows ICMP if the rule has no ports",
             [policy("x/p", "pod=a").ingress([
                 rule([block("192.0.2.0/24"), block("2001:db8:1::/48")], "80/TCP"),
                 rule([block("198.51.100.0/24"), block("2001:db8:2::/48")], ""),

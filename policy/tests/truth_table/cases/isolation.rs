@@ -1,11 +1,11 @@
-//! Who is isolated, by what, in which direction (N1–N6, N8, N11, N12, N16, N18).
+//! Which pods are isolated, by which policies, in which direction (N1–N6, N8, N11, N12, N16, N18).
 
 use podswitch_policy::rule::{Direction, NetworkPolicy, Peers, Ports, Rule};
 
 use super::{Case, case};
 use crate::build::*;
 
-/// A policy as `policyTypes` and the presence of rules make it (N2).
+/// A policy with the given `policyTypes` and rules (N2).
 fn typed(base: NetworkPolicy, types: &[Direction], egress_rules: bool) -> NetworkPolicy {
     let (ingress, egress) = Direction::isolated_by(types, egress_rules);
     let rules = base.egress.clone().unwrap_or_default();
@@ -20,19 +20,19 @@ pub(super) fn cases() -> Vec<Case> {
     use Direction::{Egress, Ingress};
     let any = || rule([], "");
     let mut cases = vec![
-        case("no policy: everything is open", [], []),
+        case("no policy: everything is allowed", [], []),
         case(
             "an empty podSelector isolates the whole namespace",
             [policy("x/p", "").ingress([])],
             [("deny", "*", "x/*", "*")],
         ),
         case(
-            "ingress isolation of one pod leaves its neighbours and its own egress open",
+            "ingress isolation of one pod does not affect other pods or its own egress",
             [policy("x/p", "pod=a").ingress([])],
             [("deny", "*", "x/a", "*")],
         ),
         case(
-            "egress isolation leaves ingress open",
+            "egress isolation does not affect ingress",
             [policy("x/p", "pod=a").egress([])],
             [("deny", "x/a", "*", "*")],
         ),
@@ -53,19 +53,19 @@ pub(super) fn cases() -> Vec<Case> {
             [policy("y/p", "pod=a").ingress([])],
             [("deny", "*", "y/a", "*")],
         ),
-        case("a policy that says nothing isolates nothing", [policy("x/p", "")], []),
+        case("a policy without directions isolates nothing", [policy("x/p", "")], []),
         case(
             "deny all and allow all together allow all: a union without order",
             [policy("x/a-deny", "").ingress([]), policy("x/z-allow", "").ingress([any()])],
             [],
         ),
         case(
-            "the same the other way round",
+            "the same with the policies in reverse order",
             [policy("x/a-allow", "").ingress([any()]), policy("x/z-deny", "").ingress([])],
             [],
         ),
         case(
-            "several policies: each adds what it allows",
+            "several policies: the union of what they allow",
             [
                 policy("x/p1", "pod=a").ingress([rule([pods("pod=b")], "")]),
                 policy("x/p2", "").ingress([rule([namespaces("ns=y")], "")]),
@@ -111,17 +111,17 @@ pub(super) fn cases() -> Vec<Case> {
             [],
         ),
         case(
-            "nodes are nobody's pods: a selector of all pods does not match them",
+            "nodes are not pods: a selector of all pods does not match them",
             [policy("x/p", "pod=a").ingress([rule([namespaces("")], "")])],
             [("deny", "n2|out*", "x/a", "*")],
         ),
         case(
-            "hostNetwork pods are no pod peers, also by their own labels",
+            "hostNetwork pods are not pod peers, even if their labels match",
             [policy("y/p", "pod=a").ingress([rule([both("ns=x", "pod=h")], "")])],
             [("deny", "*", "y/a", "*")],
         ),
         case(
-            "the same policy twice is the policy once",
+            "two equal policies have the effect of one",
             [
                 policy("x/p1", "pod=a").ingress([rule([pods("pod=b")], "80/TCP")]),
                 policy("x/p2", "pod=a").ingress([rule([pods("pod=b")], "80/TCP")]),
@@ -147,12 +147,12 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "policyTypes Egress alone: ingress rules are not read",
+            "policyTypes Egress alone: ingress rules are ignored",
             [typed(both_lists(), &[Egress], false)],
             [("deny", "x/a", "*", "*")],
         ),
         case(
-            "policyTypes Ingress alone: egress rules are not read",
+            "policyTypes Ingress alone: egress rules are ignored",
             [typed(both_lists().egress([rule([pods("pod=c")], "")]), &[Ingress], true)],
             [("deny", "*", "x/a", "*"), ("allow", "x/b", "x/a", "*")],
         ),
@@ -162,13 +162,13 @@ pub(super) fn cases() -> Vec<Case> {
             [("deny", "*", "x/a", "*"), ("deny", "x/a", "*", "*")],
         ),
         case(
-            "a peer list that lost its entries matches nobody",
+            "a peer list whose entries were all removed matches no peer",
             [policy("x/p", "pod=a")
                 .ingress([Rule { peers: Peers::AnyOf(vec![]), ports: Ports::Any }])],
             [("deny", "*", "x/a", "*")],
         ),
         case(
-            "a port list that lost its entries matches nothing",
+            "a port list whose entries were all removed matches nothing",
             [policy("x/p", "pod=a")
                 .ingress([Rule { peers: Peers::Any, ports: Ports::AnyOf(vec![]) }])],
             [("deny", "*", "x/a", "*")],

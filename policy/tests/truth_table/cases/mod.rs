@@ -8,9 +8,9 @@ mod tiers;
 
 use podswitch_policy::rule::{ClusterNetworkPolicy, NetworkPolicy};
 
-/// One case: policies, and what is expected of whom. `expect` is read from top to bottom, the
-/// last line that fits counts, and without one the connection is allowed. A pod's calls to
-/// itself and between a pod and its own node are allowed in every case and not mentioned.
+/// One case: policies, and the expected verdicts. `expect` is read from top to bottom, and the last
+/// line that matches a connection applies. If none matches, the connection is allowed. A pod's
+/// calls to itself and between a pod and its own node are allowed in every case and not mentioned.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) network: Vec<NetworkPolicy>,
@@ -18,7 +18,7 @@ pub(crate) struct Case {
     pub(crate) expect: Vec<Line>,
 }
 
-/// `allow` or `deny`, from whom, to whom, what.
+/// `allow` or `deny`, source, destination, traffic.
 pub(crate) type Line = (&'static str, &'static str, &'static str, &'static str);
 
 /// A case of NetworkPolicies alone.

@@ -3,7 +3,7 @@
 use super::{Case, case};
 use crate::build::*;
 
-/// The policy that isolates x/a and lets everybody in on these ports.
+/// The policy that isolates x/a and allows ingress from every peer on these ports.
 fn opens(name: &'static str, ports: &'static str, what: &'static str) -> Case {
     let network = [policy("x/p", "pod=a").ingress([rule([], ports)])];
     case(name, network, [("deny", "*", "x/a", "*"), ("allow", "*", "x/a", what)])
@@ -12,17 +12,17 @@ fn opens(name: &'static str, ports: &'static str, what: &'static str) -> Case {
 pub(super) fn cases() -> Vec<Case> {
     vec![
         opens("no ports: everything, ICMP too", "", "*"),
-        opens("one port: that one, no other protocol, no ICMP", "80/TCP", "80/TCP"),
+        opens("one port: only that port, no other protocol, no ICMP", "80/TCP", "80/TCP"),
         opens("an entry without protocol is TCP", "80", "80/TCP|nothing"),
         opens("two ports", "80/TCP,81/TCP", "*/TCP"),
         opens("UDP alone", "81/UDP", "81/UDP"),
         opens("SCTP alone isolates and is not TCP", "80/SCTP", "80/SCTP"),
         opens("the same port of two protocols", "80/TCP,80/UDP", "80/TCP|80/UDP"),
         opens("every port of a protocol", "*/UDP", "*/UDP"),
-        opens("every port of every protocol is still no ICMP", "*/TCP,*/UDP,*/SCTP", "8*"),
+        opens("every port of every protocol does not include ICMP", "*/TCP,*/UDP,*/SCTP", "8*"),
         opens("a range, both ends included", "80-81/TCP", "*/TCP"),
         opens("a range of one", "81-81/UDP", "81/UDP"),
-        opens("a range beside", "82-90/TCP", "nothing"),
+        opens("a range that does not contain the port", "82-90/TCP", "nothing"),
         opens("a range from below", "1-80/TCP", "80/TCP"),
         opens("the widest range", "1-65535/SCTP", "*/SCTP"),
         opens("overlapping ranges", "1-80/TCP,80-65535/TCP", "*/TCP"),
@@ -32,7 +32,7 @@ pub(super) fn cases() -> Vec<Case> {
         opens("a name that the pod does not have", "metrics/TCP", "nothing"),
         opens("a name and a number", "http/TCP,81/TCP", "*/TCP"),
         case(
-            "a name on each selected pod is that pod's own",
+            "a name is resolved for each selected pod",
             [policy("z/p", "").ingress([rule([], "http/TCP")])],
             [
                 ("deny", "*", "z/*", "*"),
@@ -41,7 +41,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a name on egress is each peer's own",
+            "a name on egress is resolved for each peer",
             [policy("x/p", "pod=a").egress([rule([namespaces("ns=z")], "http/TCP")])],
             [
                 ("deny", "x/a", "*", "*"),
@@ -50,7 +50,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a name on egress to anyone is about pods alone",
+            "a name on egress to any peer matches pods only",
             [policy("x/p", "pod=a").egress([rule([], "http/TCP")])],
             [
                 ("deny", "x/a", "*", "*"),
@@ -60,7 +60,7 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a name on egress to all pods, and a number beside",
+            "a name on egress to all pods, and a number in the same rule",
             [policy("x/p", "pod=a").egress([rule([namespaces("")], "http/TCP,81/UDP")])],
             [
                 ("deny", "x/a", "*", "*"),
@@ -70,13 +70,13 @@ pub(super) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "a name on ingress from an ipBlock is the selected pod's",
+            "a name on ingress from an ipBlock is resolved for the selected pod",
             [policy("z/p", "pod=c")
                 .ingress([rule([block("10.0.0.0/24"), block("fd00::/64")], "http/TCP")])],
             [("deny", "*", "z/c", "*"), ("allow", "x/*", "z/c", "81/TCP")],
         ),
         case(
-            "a name on egress to an ipBlock matches nothing, pods in it neither",
+            "a name on egress to an ipBlock matches nothing, not even pods in it",
             [policy("x/p", "pod=a")
                 .egress([rule([block("0.0.0.0/0"), block("::/0")], "http/TCP")])],
             [("deny", "x/a", "*", "*")],
@@ -87,7 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
             [("deny", "*", "x/a", "*"), ("allow", "y/*", "x/a", "80/TCP")],
         ),
         case(
-            "rules do not lend each other peers or ports",
+            "peers and ports of different rules are not combined",
             [policy("x/p", "pod=a").ingress([
                 rule([namespaces("ns=y")], "80/TCP"),
                 rule([namespaces("ns=z")], "81/UDP"),
@@ -107,12 +107,12 @@ pub(super) fn cases() -> Vec<Case> {
             [("deny", "*", "x/a", "*"), ("allow", "y/*", "x/a", "*/TCP")],
         ),
         case(
-            "egress to a port of anyone",
+            "egress to a port of any peer",
             [policy("x/p", "pod=a").egress([rule([], "81/UDP")])],
             [("deny", "x/a", "*", "*"), ("allow", "x/a", "*", "81/UDP")],
         ),
         case(
-            "ICMP passes where any rule has no ports",
+            "ICMP is allowed if any rule has no ports",
             [policy("x/p", "pod=a")
                 .ingress([rule([namespaces("ns=y")], "80/TCP"), rule([namespaces("ns=z")], "")])],
             [

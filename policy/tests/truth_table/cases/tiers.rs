@@ -9,7 +9,7 @@ use Action::{Accept, Deny, Pass};
 
 const X: (&str, &str) = ("ns=x", "");
 
-/// Admin policy on the pods of x that does this to everything from the pods of y.
+/// Admin policy on the pods of x with this action for all traffic from the pods of y.
 fn from_y(action: Action) -> ClusterNetworkPolicy {
     admin("p", 10, X).ingress([cluster_rule(action, [cluster_pods("ns=y", "")], "")])
 }
@@ -26,22 +26,22 @@ fn admin_cases() -> Vec<Case> {
     let isolate = || policy("x/p", "").ingress([rule([namespaces("ns=z")], "")]);
     vec![
         tiered("Admin Deny denies", [], [from_y(Deny)], [("deny", "y/*", "x/*", "*")]),
-        tiered("Admin Accept of what is open changes nothing", [], [from_y(Accept)], []),
-        tiered("Admin rules isolate nobody", [], [admin("p", 1, X).ingress([])], []),
+        tiered("Admin Accept of allowed traffic changes nothing", [], [from_y(Accept)], []),
+        tiered("Admin rules do not isolate", [], [admin("p", 1, X).ingress([])], []),
         tiered(
-            "Admin Accept goes before NetworkPolicy's isolation",
+            "Admin Accept precedes NetworkPolicy's isolation",
             [isolate()],
             [from_y(Accept)],
             [("deny", "*", "x/*", "*"), ("allow", "y/*|z/*", "x/*", "*")],
         ),
         tiered(
-            "Admin Deny goes before what NetworkPolicy allows",
+            "Admin Deny precedes NetworkPolicy's rules",
             [policy("x/p", "").ingress([rule([], "")])],
             [from_y(Deny)],
             [("deny", "y/*", "x/*", "*")],
         ),
         tiered(
-            "Admin Pass leaves it to NetworkPolicy",
+            "Admin Pass leaves the decision to NetworkPolicy",
             [isolate()],
             [admin("p", 1, X).ingress([
                 cluster_rule(Pass, [cluster_pods("ns=y", "")], ""),
@@ -59,7 +59,7 @@ fn admin_cases() -> Vec<Case> {
             [("deny", "x/*|z/*", "x/*", "*")],
         ),
         tiered(
-            "Admin Pass leaves it to Baseline where no NetworkPolicy isolates",
+            "Admin Pass leaves the decision to Baseline if no NetworkPolicy isolates",
             [],
             [
                 from_y(Pass),
@@ -88,7 +88,7 @@ fn admin_cases() -> Vec<Case> {
             [("deny", "y/*", "x/*", "80/TCP"), ("deny", "x/*", "z/*", "80/TCP")],
         ),
         case(
-            "NetworkPolicy alone is as ever",
+            "NetworkPolicy alone is unchanged",
             [isolate()],
             [("deny", "*", "x/*", "*"), ("allow", "z/*", "x/*", "*")],
         ),
@@ -104,14 +104,19 @@ fn order_cases() -> Vec<Case> {
     };
     vec![
         tiered(
-            "lower priority number goes first",
+            "the lower priority number is evaluated first",
             [],
             [deny_y("z", 1), accept_all("a", 2)],
             [("deny", "y/*", "x/*", "*")],
         ),
-        tiered("and the other way round", [], [deny_y("a", 2), accept_all("z", 1)], []),
         tiered(
-            "rules of one policy go from top to bottom",
+            "the same with the priorities exchanged",
+            [],
+            [deny_y("a", 2), accept_all("z", 1)],
+            [],
+        ),
+        tiered(
+            "rules of one policy are evaluated from top to bottom",
             [],
             [admin("p", 1, X).ingress([
                 cluster_rule(Accept, [cluster_pods("ns=y", "pod=a")], ""),
@@ -169,27 +174,27 @@ fn peer_cases() -> Vec<Case> {
             [egress(Deny, ClusterPeer::Nodes(sel("")), "")],
             [("deny", "x/*", "n2", "*")],
         ),
-        tiered("nodes nobody has", [], [egress(Deny, ClusterPeer::Nodes(sel("node=n9")), "")], []),
+        tiered("labels of no node", [], [egress(Deny, ClusterPeer::Nodes(sel("node=n9")), "")], []),
         tiered(
-            "a peer not known here: Accept matches nothing",
+            "an unknown kind of peer: Accept matches nothing",
             [policy("x/p", "").egress([])],
             [egress(Accept, ClusterPeer::Unknown, "")],
             [("deny", "x/*", "*", "*")],
         ),
         tiered(
-            "a peer not known here: Deny denies everything",
+            "an unknown kind of peer: Deny denies everything",
             [],
             [egress(Deny, ClusterPeer::Unknown, "80/TCP")],
             [("deny", "x/*", "*", "*")],
         ),
         tiered(
-            "a peer not known here: Pass denies everything",
+            "an unknown kind of peer: Pass denies everything",
             [],
             [egress(Pass, ClusterPeer::Unknown, "")],
             [("deny", "x/*", "*", "*")],
         ),
         tiered(
-            "one unknown among known peers spoils the rule",
+            "one unknown peer among known ones makes the rule fail closed",
             [policy("x/p", "").egress([])],
             [admin("p", 1, X).egress([cluster_rule(
                 Accept,
@@ -244,7 +249,7 @@ fn baseline_cases() -> Vec<Case> {
     vec![
         tiered("Baseline Deny", [], [deny_all()], [("deny", "pods", "x/*", "*")]),
         tiered(
-            "NetworkPolicy goes before Baseline",
+            "NetworkPolicy precedes Baseline",
             [policy("x/p", "pod=a").ingress([rule([namespaces("ns=y")], "")])],
             [deny_all()],
             [("deny", "pods", "x/*", "*"), ("deny", "*", "x/a", "*"), ("allow", "y/*", "x/a", "*")],
@@ -256,7 +261,7 @@ fn baseline_cases() -> Vec<Case> {
             [("deny", "pods", "x/*", "*")],
         ),
         tiered(
-            "Admin Accept goes before Baseline",
+            "Admin Accept precedes Baseline",
             [],
             [from_y(Accept), deny_all()],
             [("deny", "x/*|z/*", "x/*", "*")],
@@ -275,7 +280,7 @@ fn baseline_cases() -> Vec<Case> {
             [("deny", "pods", "x/*", "*"), ("allow", "y/*", "x/*", "80/TCP")],
         ),
         tiered(
-            "Baseline Pass is the end: allowed",
+            "Baseline Pass is the last decision: allowed",
             [],
             [
                 deny_all(),

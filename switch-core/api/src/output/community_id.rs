@@ -1,4 +1,4 @@
-//! Community ID v1: a hash of a connection's ends that tools of different vendors agree on
+//! Community ID v1: a hash of a connection's ends, the same in tools of different vendors
 //! (<https://github.com/corelight/community-id-spec>).
 
 use std::fmt;
@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use podswitch_wire::flow_key::proto;
 
-/// The Community ID v1 of a connection, the same for both directions. With seed 0, as everybody has it.
+/// The Community ID v1 of a connection, the same for both directions. It uses seed 0, the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommunityId([u8; 20]);
 
 impl CommunityId {
-    /// Of the connection between two ends. For ICMP the ports are type and code. `None`: the addresses are of two
-    /// families.
+    /// The ID of the connection between two ends. For ICMP the ports are type and code. `None`: the addresses are of
+    /// different families.
     pub fn new(protocol: u8, src: (IpAddr, u16), dst: (IpAddr, u16)) -> Option<Self> {
         if src.0.is_ipv4() != dst.0.is_ipv4() {
             return None;
@@ -57,7 +57,7 @@ impl fmt::Display for CommunityId {
     }
 }
 
-/// The type of the messages that answer those of type `kind`, for kinds that come in pairs.
+/// The type of the reply messages to messages of type `kind`, for types that come in pairs.
 fn answer_of(protocol: u8, kind: u16) -> Option<u16> {
     let pairs: &[(u16, u16)] = match protocol {
         proto::ICMP => &[(0, 8), (9, 10), (13, 14), (15, 16), (17, 18)],
@@ -85,7 +85,7 @@ pub(super) fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// SHA-1 (FIPS 180-4 §6.1). Nothing is kept secret by it.
+/// SHA-1 (FIPS 180-4 §6.1). It is not used for security.
 fn sha1(message: &[u8]) -> [u8; 20] {
     let mut state = [0x6745_2301u32, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
     let mut padded = message.to_vec();
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(hex(two_blocks), "84983e441c3bd26ebaae4aa1f95129e5e54670f1");
     }
 
-    /// Values of the specification's own implementation and of its published examples.
+    /// Values of the specification's reference implementation and of its published examples.
     #[test]
     fn ids_are_those_of_the_reference() {
         let (a, b) = ("1.2.3.4", "5.6.7.8");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn icmp_messages_and_their_answers_have_one_id() {
+    fn icmp_messages_and_their_replies_have_one_id() {
         let (a, b) = ("192.168.0.89", "192.168.0.1");
         assert_eq!(id(1, a, b, (8, 0)), "1:X0snYXpgwiv9TZtqg64sgzUn6Dk=");
         assert_eq!(id(1, b, a, (0, 0)), "1:X0snYXpgwiv9TZtqg64sgzUn6Dk=");

@@ -1,10 +1,11 @@
 //! Records as documents with the field names of the Elastic Common Schema
-//! (<https://www.elastic.co/guide/en/ecs/current/>). What ECS has no name for is under `podswitch`.
+//! (<https://www.elastic.co/guide/en/ecs/current/>). Fields without an ECS name are under `podswitch`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_micros;
+use podswitch_dns::type_name;
 use podswitch_node::{CloseReason, DroppedFrames, End, FlowChange, FlowsLeftOut, RecordedFlow};
 use podswitch_wire::flow_key::proto;
 use serde_json::{Map, Value, json};
@@ -23,7 +24,7 @@ pub(super) fn dataset(record: &Record) -> &'static str {
     }
 }
 
-/// The document of a record. `data_stream`: whether its fields name the data stream that it goes to.
+/// The document of a record. `data_stream`: whether its fields name the data stream to which it is sent.
 pub(super) fn document(record: &Record, data_stream: bool) -> Value {
     let mut document = match record {
         Record::Flow(flow) => of_flow(flow),
@@ -42,7 +43,7 @@ pub(super) fn document(record: &Record, data_stream: bool) -> Value {
     document
 }
 
-/// Removes what is not known.
+/// Removes fields with unknown values.
 fn without_nulls(value: &mut Value) {
     if let Value::Object(map) = value {
         map.values_mut().for_each(without_nulls);
@@ -107,7 +108,7 @@ fn direction(src: &End, dst: &End) -> &'static str {
     }
 }
 
-/// The pod on this node, or else the one that is known.
+/// The pod on this node, or the other pod if only that one is known.
 fn orchestrator(node: &str, ends: [&End; 2]) -> Value {
     let is_here = |end: &&&End| end.node.as_deref() == Some(node) && end.pod.is_some();
     let end = ends.iter().find(is_here).or_else(|| ends.iter().find(|end| end.pod.is_some()));
@@ -145,7 +146,7 @@ fn of_flow(flow: &RecordedFlow) -> Value {
         let End { address, port, .. } = &record.server;
         destination["nat"] = json!({ "ip": address.to_string(), "port": port });
     }
-    // Of ICMP, echo requests are tracked; the port of the server is their type.
+    // For ICMP, echo requests are tracked; the port of the server is their type.
     let ports = match has_ports(protocol) {
         true => (record.client.port, record.target.port()),
         false => (record.target.port(), 0),
@@ -155,8 +156,16 @@ fn of_flow(flow: &RecordedFlow) -> Value {
     let rules = [(&record.egress, "egress"), (&record.ingress, "ingress")]
         .map(|(allowed, direction)| RecordedFlow::rule(allowed.as_ref(), direction));
     let duration = u64::try_from(record.duration().as_nanos()).unwrap_or(u64::MAX);
+    let dns = record.question.as_ref().map(|question| {
+        json!({
+            "type": "answer",
+            "question": { "name": question.name.trim_end_matches('.'), "type": type_name(question.qtype), "class": "IN" },
+            "response_code": question.rcode.name(),
+        })
+    });
     json!({
         "@timestamp": time(flow.time),
+        "dns": dns,
         "event": {
             "kind": "event",
             "category": ["network"],
@@ -339,7 +348,7 @@ mod tests {
         assert_eq!(opened["network"]["type"], "ipv6");
         for path in ["/event/end", "/event/duration", "/source/packets", "/network/bytes", "/rule"]
         {
-            assert_eq!(opened.pointer(path), None, "{path}: nothing is known of it yet");
+            assert_eq!(opened.pointer(path), None, "{path}: it is not known yet");
         }
     }
 

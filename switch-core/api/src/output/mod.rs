@@ -1,7 +1,7 @@
-//! Where records of drops and connections go, besides the control socket.
+//! Outputs for records of drops and connections, in addition to the control socket.
 //!
-//! An output never blocks the node that hands it records: it takes them from a bounded queue on a thread of its own,
-//! and counts what it loses.
+//! An output never blocks the node: it takes records from a bounded queue on a thread of its own, and counts the
+//! records that it loses.
 
 mod community_id;
 mod ecs;

@@ -1,4 +1,4 @@
-//! A record, whatever it is of.
+//! A record of any kind.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ pub enum Record {
     Drop(Box<DroppedFrames>),
     /// Connections without records.
     LeftOut {
-        /// How many.
+        /// Their number.
         counts: FlowsLeftOut,
         /// When this was noticed.
         time: SystemTime,
@@ -28,10 +28,10 @@ pub enum Record {
 }
 
 impl Record {
-    /// The record that an event of the node called `node` is.
+    /// The record of an event of the node called `node`.
     ///
     /// # Errors
-    /// The event back, if it is none.
+    /// Returns the event if it has no record.
     pub fn of(event: Event, node: &Arc<str>) -> Result<Self, Event> {
         match event {
             Event::FlowOpened(flow) | Event::FlowUpdated(flow) | Event::FlowClosed(flow) => {

@@ -9,7 +9,7 @@ use podswitch_core::time::Instant;
 use podswitch_node::{DroppedFrames, End, FlowChange, FlowRecord, RecordedFlow};
 use podswitch_wire::flow_key::proto;
 
-/// When connections of tests begin: 2023-11-14T22:13:20Z.
+/// Start time of the connections in tests: 2023-11-14T22:13:20Z.
 pub(super) fn start() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
 }

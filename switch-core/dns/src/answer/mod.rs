@@ -55,6 +55,16 @@ pub enum Rcode {
 }
 
 impl Rcode {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] = [
+        Self::NoError,
+        Self::FormErr,
+        Self::ServFail,
+        Self::NxDomain,
+        Self::Refused,
+        Self::BadVers,
+    ];
+
     /// As CoreDNS, dig and RFCs write it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,6 +78,22 @@ impl Rcode {
     }
 }
 
+/// The question of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Length of its name in wire form, which begins behind the header ([`Question::name`]).
+    pub name_len: u8,
+    /// Type of the records asked for.
+    pub qtype: u16,
+}
+
+impl Question {
+    /// The question's name in wire form, in the query that it was read from or the answer to it.
+    pub fn name<'m>(&self, message: &'m [u8]) -> &'m [u8] {
+        message.get(HEADER..HEADER + usize::from(self.name_len)).unwrap_or_default()
+    }
+}
+
 /// An answer in the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -75,6 +101,8 @@ pub struct Answer {
     pub len: usize,
     /// Response code.
     pub rcode: Rcode,
+    /// The question, if the query could be read.
+    pub question: Option<Question>,
     /// The rule that the question's own name was answered by, if it was looked up.
     pub rule: Option<Rule>,
     /// Not all records fit (the TC flag): the client may ask again by TCP.
@@ -120,7 +148,8 @@ pub fn answer(
 
 fn answered(writer: &Writer<'_>, rcode: Rcode, rule: Option<Rule>) -> Outcome {
     let len = writer.len;
-    Outcome::Answered(Answer { len, rcode, rule, is_truncated: false, is_partial: false })
+    let (is_truncated, is_partial) = (false, false);
+    Outcome::Answered(Answer { len, rcode, question: None, rule, is_truncated, is_partial })
 }
 
 /// Id and flags of an answer: RD and CD as they came (RFC 1035 section 4.1.1, RFC 4035 section 3.2.2).
@@ -185,7 +214,9 @@ fn reply(
         writer.set_limit(limit);
         writer.options(MAX_SIZE as u16, rcode as u8 >> 4, edns.wants_dnssec);
     }
-    Outcome::Answered(Answer { len: writer.len, rcode, rule, is_truncated, is_partial })
+    let question = Question { name_len: query.name.len() as u8, qtype: query.qtype };
+    let (len, question) = (writer.len, Some(question));
+    Outcome::Answered(Answer { len, rcode, question, rule, is_truncated, is_partial })
 }
 
 /// An answer that is being written.

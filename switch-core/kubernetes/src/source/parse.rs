@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::folder::LoadError;
 use crate::object::{Found, find_item, listed};
 use crate::report::Source;
@@ -19,6 +21,11 @@ pub(super) fn source(file: &Arc<Path>, part: &Part<'_>) -> Source {
     Source { file: file.clone(), document: part.document, line: part.line }
 }
 
+/// The value of a part of `whole`; null if it is empty.
+pub(super) fn value(path: &Path, whole: &str, part: &Part<'_>) -> Result<Value, LoadError> {
+    part.parse(whole).map_err(|error| syntax(path, error))
+}
+
 /// The definitions in a part of `whole`.
 pub(super) fn parse(
     file: &Arc<Path>,
@@ -26,7 +33,7 @@ pub(super) fn parse(
     part: &Part<'_>,
     each: &mut dyn FnMut(Found),
 ) -> Result<(), LoadError> {
-    let value = part.parse(whole).map_err(|error| syntax(file, error))?;
+    let value = value(file, whole, part)?;
     if value.is_null() {
         return Ok(());
     }

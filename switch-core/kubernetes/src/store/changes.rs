@@ -72,6 +72,7 @@ impl Store {
                 self.changes.base = Some(base);
             }
         }
+        self.take_zone_changes();
         self.names.free_unused();
         std::mem::take(&mut self.changes)
     }

@@ -19,6 +19,7 @@ mod local;
 mod records;
 mod slices;
 mod tally;
+mod zone;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::Config;
 use podswitch_core::id::Cookie;
+use podswitch_dns::facts::Facts as NameFacts;
 use podswitch_policy::rule::{Namespace, Protocol};
 use podswitch_wire::cidr::Cidr;
 
@@ -46,6 +48,7 @@ use derive::Output;
 use journal::Journal;
 use slices::SliceIndex;
 use tally::Touched;
+use zone::NameZone;
 
 /// See the module's description.
 #[derive(Debug)]
@@ -88,6 +91,8 @@ pub struct Store {
     /// Objects that changed since [`take_object_changes`](Self::take_object_changes). `None`: that
     /// was never called.
     touched: Option<Touched>,
+    /// The names of the cluster, if the switch answers for them.
+    zone: Option<NameZone>,
 }
 
 /// One object.
@@ -113,6 +118,8 @@ struct Facts {
     findings: Vec<Finding>,
     action: Action,
     identity: Option<Arc<PodIdentity>>,
+    /// What it says of names, if the switch answers for them.
+    names: Option<NameFacts>,
 }
 
 /// A namespace that has an object or contains objects.
@@ -143,6 +150,7 @@ impl Store {
     pub fn new(node: Option<&str>, options: Options) -> Self {
         Self {
             node: node.map(Arc::from),
+            zone: options.names.as_ref().and_then(NameZone::new),
             options,
             names: Names::default(),
             objects: HashMap::new(),
@@ -210,6 +218,10 @@ impl Store {
             self.arrivals += u64::from(same.is_none());
             rank.set_arrival(same.map_or(self.arrivals, |facts| facts.rank.arrival()));
         }
+        let zone = self.zone.as_ref();
+        let names = zone.and_then(|zone| {
+            crate::dns::of_content(object, &content).filter(|facts| zone.wants(facts))
+        });
         let sequence = previous.map_or(self.next, |facts| facts.sequence);
         let facts = Facts {
             kind: object.kind,
@@ -221,6 +233,7 @@ impl Store {
             findings,
             action,
             identity,
+            names,
         };
         self.next = self.next.max(sequence + 1);
         let name = match object.kind {
@@ -265,6 +278,10 @@ impl Store {
         let old = self.objects.get(object).map(|entry| &entry.facts);
         if let Some(journal) = &mut self.journal {
             journal.keep(object, old);
+        }
+        if let Some(zone) = &mut self.zone {
+            let names = |facts: Option<&Facts>| facts.and_then(|facts| facts.names.clone());
+            zone.change(names(old).as_ref(), names(facts.as_ref()).as_ref());
         }
         match facts.as_ref().and_then(|facts| facts.identity.clone()) {
             Some(identity) => drop(self.local.insert(object.clone(), identity)),
@@ -430,7 +447,9 @@ impl Store {
         let mut namespaces: Vec<_> =
             self.namespaces.values().filter(|state| state.output.is_some()).collect();
         namespaces.sort_unstable_by_key(|state| (state.object.is_none(), state.sequence));
+        config.slices.extend(self.resolver_slices());
         config.namespaces = namespaces.iter().filter_map(|state| state.output.clone()).collect();
+        config.zone = self.zone();
         Compiled {
             config,
             pods,

@@ -13,6 +13,7 @@ mod reload;
 mod robust;
 mod services;
 mod taken;
+mod zone;
 
 use std::path::Path;
 

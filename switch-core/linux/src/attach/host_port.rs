@@ -29,9 +29,9 @@ pub struct HostPortConfig {
     /// The node's addresses; the first of each family is the source of what the node itself
     /// sends to pods.
     pub node_addresses: Vec<IpAddr>,
-    /// The gateway that the switch answers for.
+    /// The gateway for which the switch answers.
     pub gateway: Gateway,
-    /// Ranges that the node reaches through the switch: pods.
+    /// Ranges that the node reaches through the switch: pods' addresses.
     pub destinations: Vec<Cidr>,
     /// Makes the node's kernel forward packets, which pods' off-cluster traffic needs.
     pub forward: bool,
@@ -56,8 +56,8 @@ impl Default for HostPortConfig {
     }
 }
 
-/// The node's side of its port: the routes, kept while this value lives. The interface is not
-/// persistent: it disappears with its routes when the switch ends in any way.
+/// The node's side of its port. The routes are kept while this value lives. The interface is not
+/// persistent: it disappears with its routes when the switch ends for any reason.
 #[derive(Debug)]
 pub struct HostPort {
     ns: NetNs,
@@ -72,11 +72,12 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Makes the interface in the node's namespace, with neighbours and routes. The device is
-    /// for the switch to attach.
+    /// Creates the interface in the node's namespace, with neighbours and routes. The caller
+    /// attaches the device to the switch.
     ///
     /// # Errors
-    /// As [`TapDevice::open`]; a route is refused (a node address that the node does not have).
+    /// As [`TapDevice::open`]; a route is refused (for example, the node does not have one of its
+    /// configured addresses).
     pub fn open(ns: &NetNs, config: HostPortConfig) -> Result<(Self, TapDevice), HostError> {
         let device = TapDevice::open(ns, &tap_config(&config))?;
         let config_inherited = config.inherited.has_predecessor();
@@ -115,8 +116,8 @@ impl HostPort {
         Ok(device)
     }
 
-    /// Restores the interface's settings and the node's forwarding. Returns a description of each;
-    /// `None` if the interface itself is gone.
+    /// Restores the interface's settings and the node's forwarding. Returns a description of each
+    /// repair; `None` if the interface itself does not exist any more.
     ///
     /// # Errors
     /// The kernel refused something.
@@ -166,7 +167,7 @@ impl HostPort {
     /// Sets the MTU, in bytes.
     ///
     /// # Errors
-    /// The interface is gone, or takes no such MTU.
+    /// The interface does not exist, or does not accept this MTU.
     pub fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
         self.config.mtu = mtu;
         Netlink::open(&self.ns)?.set_mtu(self.index, mtu)
@@ -209,7 +210,8 @@ impl HostPort {
         self.forward().map(drop)
     }
 
-    /// Enables forwarding in the node's kernel, if configured. Returns what had to be set.
+    /// Enables forwarding in the node's kernel, if configured. Returns the settings that had to be
+    /// set.
     fn forward(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if self.config.forward {
@@ -235,8 +237,9 @@ impl HostPort {
         }
     }
 
-    /// The switch has checked sources already: a loose reverse path check is enough in the node's
-    /// kernel, and it need not send redirects to pods. Optional: the usual case works without.
+    /// The switch has already checked sources, so a loose reverse path check is enough in the
+    /// node's kernel, and the kernel need not send redirects to pods. Optional: the usual case
+    /// works without these settings.
     fn relax(&self) {
         for (setting, value) in [("rp_filter", "2"), ("send_redirects", "0")] {
             let key = format!("net/ipv4/conf/{}/{setting}", self.config.name);
@@ -266,8 +269,9 @@ impl HostPort {
     }
 }
 
-/// Takes the node's interface out of a bridge or the like, by which packets would enter the node's stack instead, past
-/// the settings of this one. Returns what was done, as words for a note.
+/// Removes the node's interface from a bridge or another master interface: its packets would bypass
+/// the settings of this interface and enter the node's stack there. Returns a description of each
+/// repair.
 ///
 /// # Errors
 /// Missing privilege.
@@ -295,7 +299,8 @@ impl Drop for HostPort {
         if self.is_shared {
             return;
         }
-        // Best effort, in a namespace that may be gone; nobody is left to be told.
+        // Best effort, because the namespace may not exist any more, and there is no caller to
+        // report to.
         let _ = Netlink::open(&self.ns).and_then(|mut n| n.delete_link(self.index));
     }
 }

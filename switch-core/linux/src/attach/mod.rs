@@ -1,9 +1,9 @@
 //! Attaching pods and the node itself: interfaces with addresses and routes, and the switch's end
 //! of each.
 //!
-//! A pod's addresses are /32 and /128; its only next hop is a link-local gateway that the switch
-//! answers for (169.254.1.1 and fe80::1). The set-up is idempotent, so a new run attaches to the
-//! pods that a killed switch left.
+//! A pod's addresses are /32 and /128; its only next hop is a link-local gateway (169.254.1.1 and
+//! fe80::1) for which the switch answers. The set-up is idempotent, so a new run attaches to the
+//! pods of a switch that was killed.
 
 mod host_port;
 mod upkeep;
@@ -32,11 +32,11 @@ pub struct PodInterface {
     pub name: String,
     /// Its MAC address.
     pub mac: Mac,
-    /// The pod's addresses, at most one of each family being usual.
+    /// The pod's addresses, usually at most one of each family.
     pub addresses: Vec<IpAddr>,
     /// MTU, in bytes.
     pub mtu: u32,
-    /// What the pod sees as its gateway.
+    /// The gateway that the pod sees.
     pub gateway: Gateway,
     /// Adds the gateway's MAC address as a permanent neighbour, so that the pod sends no ARP or ND
     /// for it.
@@ -57,10 +57,10 @@ impl PodInterface {
     }
 }
 
-/// How a TAP is opened for a pod.
+/// How a TAP interface is opened for a pod.
 #[derive(Clone, Debug, Default)]
 pub struct TapOptions {
-    /// The interface stays when the switch ends or dies, and the next run attaches to it.
+    /// The interface stays when the switch ends or is killed, and the next run attaches to it.
     pub persistent: bool,
     /// One queue for each worker.
     pub multi_queue: bool,
@@ -68,8 +68,8 @@ pub struct TapOptions {
     pub inherited: Inherited,
 }
 
-/// Attaches a pod by a TAP created in its namespace, and sets the interface up. One left by an
-/// earlier run is used as it is, also if it was renamed meanwhile.
+/// Attaches a pod by a TAP interface created in its namespace, and sets the interface up. One left
+/// by an earlier run is used unchanged, even if it was renamed.
 ///
 /// # Errors
 /// As [`TapDevice::open`]; an address or route is refused. A new interface is removed again then.
@@ -100,8 +100,9 @@ pub fn attach_tap(
     }
 }
 
-/// Gives the TAP that an earlier run left in a pod its name back, if the pod has no other interface of that name. A
-/// second interface would have the pod's addresses as well.
+/// Restores the name of the TAP interface that an earlier run left in a pod, unless another
+/// interface of the pod has that name. Otherwise a second interface would get the pod's addresses,
+/// too.
 fn rename_back(ns: &NetNs, pod: &PodInterface) -> Result<(), HostError> {
     let mut netlink = Netlink::open(ns)?;
     if netlink.find_link(&pod.name)?.is_some() {
@@ -109,7 +110,7 @@ fn rename_back(ns: &NetNs, pod: &PodInterface) -> Result<(), HostError> {
     }
     let is_its = |link: &Link| link.kind.as_deref() == Some("tun") && link.mac == Some(pod.mac);
     if let Some(link) = netlink.links()?.into_iter().find(is_its) {
-        // Kernels before 6.3 rename only what is switched off.
+        // Kernels before 6.3 can rename an interface only while it is down.
         netlink.set_down(link.index)?;
         netlink.rename(link.index, &pod.name)?;
     }
@@ -128,7 +129,8 @@ pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostErro
     pod.settings().put_back(ns, &mut netlink, &link)
 }
 
-/// As [`configure`], of the pod's interface with this index, which may have another name now. `None`: it is gone.
+/// As [`configure`], for the pod's interface with this index, which may have another name now.
+/// `None`: it does not exist any more.
 ///
 /// # Errors
 /// Another interface has its name; an address or route is refused.

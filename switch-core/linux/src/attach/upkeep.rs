@@ -1,4 +1,4 @@
-//! Compares an interface with its wanted settings and restores what is missing.
+//! Compares an interface with its wanted settings and restores missing ones.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use podswitch_wire::addr::Mac;
 use crate::netlink::{InterfaceAddress, Link, Route};
 use crate::{HostError, NetNs, Netlink, sysctl};
 
-/// The wanted settings of one interface. Settings that others added stay.
+/// The wanted settings of one interface. Settings that others added are kept.
 #[derive(Clone, Debug, Default)]
 pub struct InterfaceSettings {
     /// Its MAC address, if the switch sets it.
@@ -23,8 +23,8 @@ pub struct InterfaceSettings {
 }
 
 impl InterfaceSettings {
-    /// Restores what is missing in `ns`, on `link`. Returns a description of each. While IPv6 is
-    /// disabled on the interface, IPv6 settings are skipped.
+    /// Restores missing settings in `ns`, on `link`. Returns a description of each repair. While
+    /// IPv6 is disabled on the interface, IPv6 settings are skipped.
     ///
     /// # Errors
     /// The kernel refused a step. The steps before it have been taken.
@@ -57,10 +57,11 @@ impl InterfaceSettings {
         Ok(done)
     }
 
-    /// As [`put_back`](Self::put_back), of an interface that was set up under `name`, which may have another one now.
+    /// As [`put_back`](Self::put_back), for an interface that was set up under `name`, which may
+    /// have another name now.
     ///
     /// # Errors
-    /// As `put_back`; another interface has the name.
+    /// As `put_back`; another interface has that name.
     pub fn put_back_named(
         &self,
         ns: &NetNs,
@@ -70,7 +71,7 @@ impl InterfaceSettings {
     ) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if link.name != name {
-            // Kernels before 6.3 rename only what is switched off.
+            // Kernels before 6.3 can rename an interface only while it is down.
             netlink.set_down(link.index)?;
             if let Err(error) = netlink.rename(link.index, name) {
                 netlink.set_up(link.index)?;
@@ -110,7 +111,7 @@ impl InterfaceSettings {
             done.push(format!("address {address}"));
         }
         for address in missing {
-            // A pod whose address becomes usable late is not refused.
+            // If a pod's address becomes usable late, the pod is not refused.
             let _ = netlink.wait_until_local(address.address());
         }
         Ok(())
@@ -161,7 +162,7 @@ impl InterfaceSettings {
     }
 }
 
-/// Whether a route that was found is the wanted one.
+/// Whether an existing route is the wanted one.
 pub(crate) fn serves(found: &Route, wanted: &Route) -> bool {
     (found.destination, found.gateway, found.table)
         == (wanted.destination, wanted.gateway, wanted.table)
@@ -176,7 +177,7 @@ fn described(route: &Route) -> String {
     }
 }
 
-/// Whether the interface has IPv6: a kernel without has no such setting.
+/// Whether the interface has IPv6: a kernel without IPv6 does not have this setting.
 fn is_ipv6_enabled(ns: &NetNs, interface: &str) -> bool {
     let setting = format!("net/ipv6/conf/{interface}/disable_ipv6");
     sysctl::get(ns, &setting).is_ok_and(|value| value == "0")

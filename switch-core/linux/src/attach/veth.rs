@@ -1,13 +1,13 @@
-//! Pods attached by a veth pair: one end in the pod, the other in a namespace that belongs to the
-//! switch and where nothing but the switch sees frames.
+//! Pods attached by a veth pair: one end is in the pod, the other in a namespace that belongs to
+//! the switch, where only the switch sees the frames.
 //!
-//! An AF_PACKET socket gets copies. In the node's own namespace the kernel's stack would receive
-//! every frame of every pod too, answer and forward it without policy, and continue when the switch
-//! has died. In the switch's namespace the stack has no address, no route and does not forward:
-//! when the switch is dead, pods are cut off, which is safe.
+//! An AF_PACKET socket gets copies. In the node's own namespace, the kernel's stack would also
+//! receive every frame of every pod, answer it and forward it without policy, and continue after
+//! the switch was killed. In the switch's namespace the stack has no address and no route and does
+//! not forward: if the switch is killed, pods are disconnected, which is safe.
 //!
 //! The namespace has a name, `podswitch-NODE`: a mount that outlives the switch. A new run finds
-//! it, and in it the veth ends of an earlier one by their names, each still joined to its pod.
+//! it, and in it the veth ends of an earlier run by their names, each still connected to its pod.
 
 use super::PodInterface;
 use crate::netlink::{Link, LinkSpec};
@@ -26,9 +26,9 @@ const DEAD_STACK: [(&str, &str); 7] = [
     ("net/ipv4/conf/all/rp_filter", "1"),
 ];
 
-/// The namespace in which the switch of `node` keeps its ends of veth pairs, made if there is none.
-/// It is kept when the switch ends, or pods would lose their interfaces; remove it with
-/// [`NetNs::remove_on_drop`].
+/// The namespace in which the switch of `node` keeps its ends of veth pairs; created if it does not
+/// exist. It is kept when the switch ends, because pods would otherwise lose their interfaces.
+/// Remove it with [`NetNs::remove_on_drop`].
 ///
 /// # Errors
 /// Missing privilege; `/proc/sys` cannot be written and the stack is not inactive already.
@@ -40,15 +40,15 @@ pub fn switch_namespace(node: &str) -> Result<NetNs, HostError> {
 }
 
 /// Makes the stack of a namespace neither answer nor forward, whatever its interfaces receive.
-/// [`switch_namespace`] does it; for switches that keep their ends elsewhere, such as an anonymous
-/// namespace that goes with them.
+/// [`switch_namespace`] calls this; it is also for switches that keep their ends elsewhere, such as
+/// in an anonymous namespace that disappears with them.
 ///
 /// # Errors
 /// `/proc/sys` cannot be written and the stack is not inactive already.
 pub fn silence(ns: &NetNs) -> Result<(), HostError> {
     for (key, value) in DEAD_STACK {
         match sysctl::set(ns, key, value) {
-            // A kernel without IPv6 has no such setting.
+            // A kernel without IPv6 does not have this setting.
             Err(error) if key.starts_with("net/ipv6") && error.is_not_found() => {}
             result => result?,
         }
@@ -56,19 +56,18 @@ pub fn silence(ns: &NetNs) -> Result<(), HostError> {
     Ok(())
 }
 
-/// A name of 15 bytes for the switch's end of a pod's interface, from what identifies the pod
-/// (`namespace/pod`): the same on every run, and not two of the same name in practice.
+/// A name of 15 bytes for the switch's end of a pod's interface, derived from the name of the pod
+/// (`namespace/pod`): the same on every run, and in practice unique.
 pub fn switch_interface(pod: &str) -> String {
-    // FNV-1a; 52 bits of it.
+    // FNV-1a, of which 52 bits are used.
     let hash = pod.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("ps{:013x}", hash >> 12)
 }
 
-/// Attaches a pod by a veth pair whose other end is `name` in `switch_ns`
-/// ([`switch_interface`]), and sets the pod's interface up. A pair that an earlier run left is
-/// used as it is.
+/// Attaches a pod by a veth pair whose other end is `name` in `switch_ns` ([`switch_interface`]),
+/// and sets the pod's interface up. A pair that an earlier run left is used unchanged.
 ///
 /// # Errors
 /// The pod has another interface of that name; an address or route is refused; missing
@@ -86,7 +85,8 @@ pub fn attach_veth(
     let ours = switch_side.find_link(name)?;
     let is_there = matches!((&in_pod, &ours), (Some(a), Some(b)) if are_peers(a, b));
     if !is_there {
-        // An end whose pod is gone, or whose peer's name another interface has.
+        // The pod of this end does not exist any more, or another interface has the name of its
+        // peer.
         if let Some(stale) = ours {
             switch_side.delete_link(stale.index)?;
         }
@@ -135,8 +135,8 @@ pub fn detach_veth(switch_ns: &NetNs, name: &str) -> Result<(), HostError> {
     }
 }
 
-/// Whether two interfaces of different namespaces are the ends of one veth pair. Indices may
-/// agree by chance, so both must.
+/// Whether two interfaces of different namespaces are the ends of one veth pair. Indices can be
+/// equal by chance, so both must match.
 fn are_peers(a: &Link, b: &Link) -> bool {
     let is_veth = |link: &Link| link.kind.as_deref() == Some("veth");
     is_veth(a) && is_veth(b) && a.peer == Some(b.index) && b.peer == Some(a.index)

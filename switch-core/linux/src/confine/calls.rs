@@ -1,4 +1,4 @@
-//! The system calls that a switch makes.
+//! The system calls that a switch uses.
 
 use std::collections::BTreeMap;
 
@@ -180,7 +180,8 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 
 /// The filters, to be installed in this order. The strictest answer counts.
 pub(super) fn filters() -> Result<[BpfProgram; 2], BackendError> {
-    // clone3 has its flags in memory, where a filter cannot look. Without it the C library uses clone.
+    // The flags of clone3 are in memory, where a filter cannot read them. Without clone3 the C
+    // library uses clone.
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let no_clone3 =
         filter(clone3, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;

@@ -1,4 +1,4 @@
-//! What is answered for one Service.
+//! The health check of one Service.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub struct HealthCheck {
     pub namespace: Arc<str>,
     /// Name of the Service.
     pub name: Arc<str>,
-    /// Endpoints on this node that are ready and not terminating, for requests by IPv4 and by IPv6: the
-    /// answer is 200 if there are any, else 503.
+    /// Endpoints on this node that are ready and not terminating, for requests over IPv4 and over IPv6: the answer is
+    /// 200 if there are any, otherwise 503.
     pub local_endpoints: [usize; 2],
 }

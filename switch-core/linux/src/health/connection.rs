@@ -26,7 +26,7 @@ pub(super) enum Progress {
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
-    /// Where it was accepted.
+    /// The local address at which it was accepted.
     local: SocketAddr,
     client: IpAddr,
     request: Request,
@@ -37,7 +37,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A connection of `client` that was accepted at `local`; `None` if it is broken already.
+    /// A connection of `client` that was accepted at `local`; `None` if it has already failed.
     pub(super) fn new(
         stream: TcpStream,
         (local, client): (SocketAddr, IpAddr),
@@ -68,7 +68,7 @@ impl Connection {
         self.accepted + TIME
     }
 
-    /// Reads what is there, and answers when the request is complete.
+    /// Reads the received bytes, and answers when the request is complete.
     pub(super) fn go_on(&mut self, answers: &BTreeMap<u16, HealthCheck>, now: Instant) -> Progress {
         if now >= self.deadline() {
             return Progress::Over;
@@ -102,8 +102,8 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// The response to a request that came by IPv6, or IPv4. Method and path do not matter, as with
-/// kube-proxy: load balancers send GET, HEAD, OPTIONS or whatever is configured.
+/// The response to a request over IPv6 or IPv4. Method and path are ignored, as in kube-proxy: load
+/// balancers send GET, HEAD, OPTIONS or whatever is configured.
 fn respond(wants: Wants, check: Option<&HealthCheck>, ipv6: bool) -> String {
     match (wants, check) {
         (Wants::TooLong, _) => plain("431 Request Header Fields Too Large"),
@@ -118,7 +118,7 @@ fn plain(status: &str) -> String {
     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 }
 
-/// As kube-proxy answers: status, body and headers.
+/// The same status, body and headers as kube-proxy's.
 fn answer(check: &HealthCheck, ipv6: bool, with_body: bool) -> String {
     let endpoints = check.local_endpoints[usize::from(ipv6)];
     let status = if endpoints > 0 { "200 OK" } else { "503 Service Unavailable" };

@@ -1,11 +1,11 @@
-//! The health check responder (S12): tells load balancers whether this node has an endpoint of a
+//! The health check responder (S12): reports to load balancers whether this node has an endpoint of a
 //! Service whose external traffic policy is Local.
 //!
 //! One thread listens on every health check port at the node's addresses, inside the node's
-//! namespace, and answers HTTP as kube-proxy does: 200 where a local endpoint is ready and not
-//! terminating, else 503. Connections are bounded in number, size and time, so that clients cannot
-//! exhaust it. The caller of [`update`](HealthResponder::update) opens and closes the sockets and
-//! gets the errors.
+//! namespace, and answers HTTP as kube-proxy does: 200 if a local endpoint is ready and not
+//! terminating, otherwise 503. Connections are bounded in number, size and time, so that clients
+//! cannot exhaust it. The caller of [`update`](HealthResponder::update) opens and closes the
+//! sockets and gets the errors.
 
 mod check;
 mod connection;
@@ -54,13 +54,13 @@ struct Thread {
 }
 
 impl HealthResponder {
-    /// A responder in `ns` that answers nothing yet.
+    /// A responder in `ns` that has no health checks yet.
     pub fn new(ns: &NetNs) -> Self {
         let (listening, checks) = Default::default();
         Self { ns: ns.clone(), thread: None, listening, checks }
     }
 
-    /// Answers for these Services from now on, at these addresses. Costs little where nothing
+    /// Sets the Services and addresses of the health checks from now on. Costs little if nothing
     /// changed. Returns the errors of sockets that could not be opened; the next call tries again.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ impl HealthResponder {
     ) -> Result<Vec<HostError>, HostError> {
         let mut wanted: BTreeMap<u16, HealthCheck> = BTreeMap::new();
         for check in checks {
-            // Of two Services that claim one port the first gets it.
+            // If two Services claim the same port, the first one gets it.
             wanted.entry(check.port).or_insert(check);
         }
         let sockets: BTreeSet<SocketAddr> = wanted
@@ -90,7 +90,7 @@ impl HealthResponder {
             self.thread = Some(Thread::start(&self.ns)?);
         }
         let Some(thread) = &self.thread else { return Ok(Vec::new()) };
-        // First, so that no new socket is queried before there is an answer.
+        // This comes first, so that no new socket is queried before there is an answer.
         thread.order(Order::Answers(wanted.clone()));
         for gone in self.listening.difference(&sockets) {
             thread.order(Order::Close(*gone));
@@ -129,12 +129,12 @@ impl Drop for HealthResponder {
     }
 }
 
-/// Connections that the kernel keeps for each socket while we are busy.
+/// Number of connections that the kernel queues for each socket while the thread is busy.
 const BACKLOG: i32 = 4096;
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
-    // Again, with a longer backlog than the standard library's.
+    // Called again, with a longer backlog than the standard library's.
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     Ok(listener)

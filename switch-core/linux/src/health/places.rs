@@ -1,5 +1,5 @@
-//! Bounds connections, at each port and in total. A new connection replaces one that has had time
-//! enough to send its request and has not.
+//! Limits connections, at each port and in total. A new connection replaces an old one that has had
+//! enough time to send its request and has not sent it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -10,8 +10,8 @@ use podswitch_core::time::Instant;
 use super::check::HealthCheck;
 use super::connection::{Connection, Progress};
 
-/// Most connections at one time, in total and at each port. Further ones replace those that have
-/// sent nothing.
+/// Maximum number of connections at one time, in total and at each port. Further ones replace those
+/// that have sent nothing.
 const MOST: usize = 512;
 const MOST_AT_PORT: usize = 128;
 /// A connection cannot be replaced before this time: a request comes with the last segment of the
@@ -49,12 +49,12 @@ impl Places {
         self.connections.retain_mut(|one| one.go_on(answers, now) == Progress::Waiting);
     }
 
-    /// Whether there is room for one more at a port, or one can be replaced.
+    /// Whether there is room for another connection at a port, or one can be replaced.
     pub(super) fn has_room(&self, port: u16, now: Instant) -> bool {
         self.full(port).is_none_or(|at| self.victim(at, now).is_some())
     }
 
-    /// When the next connection may be replaced, if room is short; otherwise `None`.
+    /// When the next connection may be replaced, if there is no room; otherwise `None`.
     pub(super) fn room_at(&self) -> Option<Instant> {
         let is_short = |one: &&Connection| self.full(one.port()).is_some();
         self.connections.iter().filter(is_short).map(|one| one.accepted() + GRACE).min()
@@ -66,8 +66,8 @@ impl Places {
         }
     }
 
-    /// The port at which a connection must be replaced for one more at `port`, if there are too
-    /// many: that one, or the one with most.
+    /// The port at which a connection must be replaced to accept another one at `port`, if there
+    /// are too many: that port, or the one with most connections.
     fn full(&self, port: u16) -> Option<u16> {
         let mut at: BTreeMap<u16, usize> = BTreeMap::new();
         for one in &self.connections {
@@ -80,7 +80,8 @@ impl Places {
         most.filter(|_| self.connections.len() >= MOST)
     }
 
-    /// The connection to replace at a port: the oldest of the client with most connections there.
+    /// The connection to replace at a port: the oldest one of the client with most connections
+    /// there.
     fn victim(&self, port: u16, now: Instant) -> Option<usize> {
         let there = || self.connections.iter().enumerate().filter(|(_, one)| one.port() == port);
         let mut by_client: BTreeMap<IpAddr, usize> = BTreeMap::new();

@@ -1,7 +1,8 @@
-//! The head of an HTTP/1 request, read incrementally: only the first and the last word of its first
-//! line matter.
+//! The head of an HTTP/1 request, read incrementally. Only the first and the last word of its first
+//! line are used.
 
-/// Bytes of a request's head, at most; Go's server, and so kube-proxy, takes as many.
+/// Maximum length of a request's head, in bytes; Go's server, and therefore kube-proxy, accepts the
+/// same.
 const LONGEST: usize = 1 << 20;
 /// Bytes of a word that are compared: the longest method and version are shorter.
 const WORD: usize = 16;
@@ -47,19 +48,19 @@ pub(super) enum Wants {
 pub(super) struct Request {
     /// Words of the request line: method, target, version.
     words: [Word; 3],
-    /// Words that have begun.
+    /// Number of words that have begun.
     begun: usize,
     in_word: bool,
-    /// Bytes so far.
+    /// Number of bytes so far.
     len: usize,
     /// The request line has ended.
     has_line: bool,
-    /// Nothing but a line end since the last one.
+    /// Only a line end since the last one.
     is_empty: bool,
 }
 
 impl Request {
-    /// Adds input. `Some`: the head is complete, or can never be; the rest is ignored.
+    /// Adds input. `Some`: the head is complete, or can never be; further input is ignored.
     pub(super) fn read(&mut self, bytes: &[u8]) -> Option<Wants> {
         for &byte in bytes {
             self.len += 1;
@@ -137,12 +138,12 @@ mod tests {
         ] {
             assert_eq!(wants(bad.as_bytes()), Some(Wants::Bad), "{bad:?}");
         }
-        assert_eq!(wants(b"GET / HTTP/1.1\r\nHost: x\r\n"), None, "there is more to come");
+        assert_eq!(wants(b"GET / HTTP/1.1\r\nHost: x\r\n"), None, "the head is not complete");
         assert_eq!(wants(b""), None);
     }
 
     #[test]
-    fn heads_are_long_but_not_endless() {
+    fn the_length_of_heads_is_limited() {
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(1_000_000));
         assert_eq!(wants(long.as_bytes()), Some(Wants::Answer { body: true }));
         assert_eq!(wants(&vec![b'x'; LONGEST - 1]), None);
@@ -150,9 +151,9 @@ mod tests {
     }
 
     proptest! {
-        /// However it is split.
+        /// The result does not depend on how the head is split.
         #[test]
-        fn pieces_are_the_whole(
+        fn split_heads_are_read_as_whole_ones(
             request in prop::collection::vec(prop_oneof![
                 Just(b'\r'), Just(b'\n'), Just(b' '), Just(b'/'), any::<u8>(),
             ], 0..200),

@@ -15,8 +15,8 @@ use podswitch_wire::cidr::{Cidr, CidrParseError};
 
 use super::{HostError, Netlink, family_of};
 
-/// An address together with the prefix of its network, as interfaces have them. Unlike a
-/// [`Cidr`] it keeps its host bits.
+/// An address together with the prefix of its network, as an interface has it. Unlike a [`Cidr`] it
+/// keeps its host bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct InterfaceAddress {
     address: IpAddr,
@@ -29,7 +29,7 @@ impl InterfaceAddress {
         Cidr::new(address, prefix).map(|_| Self { address, prefix })
     }
 
-    /// An address alone: /32 or /128.
+    /// An address with the full prefix: /32 or /128.
     pub fn host(address: IpAddr) -> Self {
         Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
     }
@@ -74,13 +74,14 @@ pub struct Address {
     pub link: u32,
     /// The address.
     pub address: InterfaceAddress,
-    /// Whether duplicate address detection still runs; nothing can be sent from it yet.
+    /// Whether duplicate address detection is still running; nothing can be sent from the address
+    /// yet.
     pub is_tentative: bool,
 }
 
 impl Netlink {
-    /// Gives an interface an address, usable at once (without duplicate address detection). One
-    /// that it has already stays.
+    /// Adds an address to an interface, usable at once (without duplicate address detection). A
+    /// no-op if the interface already has it.
     ///
     /// # Errors
     /// There is no such interface; IPv6 is disabled on it; missing privilege.
@@ -101,8 +102,8 @@ impl Netlink {
         })
     }
 
-    /// Waits until packets to `address` are accepted: for IPv6 the kernel does so some time after
-    /// the address was added. The interface must be up.
+    /// Waits until the kernel accepts packets to `address`: for IPv6 this takes some time after the
+    /// address was added. The interface must be up.
     ///
     /// # Errors
     /// Timeout after two seconds (`ErrorKind::TimedOut`).
@@ -135,7 +136,7 @@ impl Netlink {
     /// Every address of the namespace's interfaces.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn addresses(&mut self) -> Result<Vec<Address>, HostError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let list = self.dump(request, || "list addresses".into())?;

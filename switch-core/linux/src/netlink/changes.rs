@@ -21,7 +21,7 @@ impl Changes {
     /// Listens in `ns` from now on.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or the system gives no socket.
+    /// The namespace cannot be entered, or no socket can be opened.
     pub fn listen(ns: &NetNs) -> Result<Self, HostError> {
         let open = || {
             let mut socket = Socket::new(protocols::NETLINK_ROUTE)?;

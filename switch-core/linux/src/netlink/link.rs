@@ -1,4 +1,4 @@
-//! Interfaces: made, changed, removed, listed.
+//! Interfaces: created, changed, removed, listed.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -28,7 +28,7 @@ pub struct Link {
     pub queue_len: u32,
     /// Whether it is up (administratively).
     pub is_up: bool,
-    /// Whether it has a carrier (its other end is up, too).
+    /// Whether it has a carrier (its other end is up).
     pub is_running: bool,
     /// Its kind: `veth`, `tun`, `bridge`, `vxlan`, … `None` for hardware.
     pub kind: Option<String>,
@@ -104,7 +104,7 @@ pub struct Vxlan {
     pub vni: u32,
     /// The local VTEP.
     pub local: Option<IpAddr>,
-    /// Where frames to unknown addresses go: a VTEP or a multicast group.
+    /// Destination of frames to unknown addresses: a VTEP or a multicast group.
     pub remote: Option<IpAddr>,
     /// UDP destination port.
     pub port: u16,
@@ -115,8 +115,8 @@ pub struct Vxlan {
 }
 
 impl Netlink {
-    /// Makes a pair of interfaces, the one here, the other in `peer_ns`. Returns the index of
-    /// the one here.
+    /// Creates a pair of interfaces, one in this namespace and the other in `peer_ns`. Returns the
+    /// index of the first one.
     ///
     /// # Errors
     /// A name is taken; missing privilege in either namespace.
@@ -126,7 +126,7 @@ impl Netlink {
         peer: &LinkSpec,
         peer_ns: &NetNs,
     ) -> Result<u32, HostError> {
-        // Neither end can be brought up before both exist, which is after the request.
+        // Neither end can be brought up before both exist, which is only after the request.
         let (here_off, peer_off) = (here.clone().down(), peer.clone().down());
         let mut peer_message = peer_off.message();
         peer_message.attributes.push(LinkAttribute::NetNsFd(peer_ns.as_fd().as_raw_fd()));
@@ -144,7 +144,7 @@ impl Netlink {
         Ok(index)
     }
 
-    /// Makes a bridge. Returns its index.
+    /// Creates a bridge. Returns its index.
     ///
     /// # Errors
     /// The name is taken; missing privilege.
@@ -152,7 +152,7 @@ impl Netlink {
         self.add(spec, InfoKind::Bridge, None, || format!("create bridge {}", spec.name))
     }
 
-    /// Makes a dummy interface, which drops all packets. Returns its index.
+    /// Creates a dummy interface, which drops all packets. Returns its index.
     ///
     /// # Errors
     /// The name is taken; missing privilege; a kernel without support.
@@ -160,7 +160,7 @@ impl Netlink {
         self.add(spec, InfoKind::Dummy, None, || format!("create dummy interface {}", spec.name))
     }
 
-    /// Makes a VXLAN interface of the kernel. Returns its index.
+    /// Creates a kernel VXLAN interface. Returns its index.
     ///
     /// # Errors
     /// The name or its VNI and port are taken; missing privilege; a kernel without support.
@@ -215,8 +215,8 @@ impl Netlink {
         }
     }
 
-    /// Frames that the kernel dropped on transmission by an interface since it was made: for a TAP
-    /// those that its queue had no room for.
+    /// Number of frames that the kernel dropped on transmission by an interface since the interface
+    /// was created: for a TAP interface, those for which its queue had no room.
     ///
     /// # Errors
     /// The interface no longer exists.
@@ -236,7 +236,7 @@ impl Netlink {
     /// The interface of that name, or `None`.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn find_link(&mut self, name: &str) -> Result<Option<Link>, HostError> {
         match self.link(name) {
             Ok(link) => Ok(Some(link)),
@@ -248,7 +248,7 @@ impl Netlink {
     /// The interface with that index, or `None`.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn find_link_at(&mut self, index: u32) -> Result<Option<Link>, HostError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -264,7 +264,7 @@ impl Netlink {
     /// Every interface of the namespace.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn links(&mut self) -> Result<Vec<Link>, HostError> {
         let list = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), || {
             "list interfaces".into()
@@ -320,7 +320,7 @@ impl Netlink {
     /// Sets the MTU, in bytes.
     ///
     /// # Errors
-    /// The interface takes no such MTU.
+    /// The interface does not accept this MTU.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), HostError> {
         self.set(index, LinkAttribute::Mtu(mtu), || format!("set MTU {mtu} of interface {index}"))
     }
@@ -337,7 +337,7 @@ impl Netlink {
     /// Sets the MAC address.
     ///
     /// # Errors
-    /// The interface takes no such address.
+    /// The interface does not accept this address.
     pub fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), HostError> {
         self.set(index, LinkAttribute::Address(mac.0.to_vec()), || {
             format!("set address {mac} of interface {index}")
@@ -354,7 +354,7 @@ impl Netlink {
         })
     }
 
-    /// Makes an interface a port of the bridge `master`, or of none.
+    /// Makes an interface a port of the bridge `master`; `None`: of no bridge.
     ///
     /// # Errors
     /// The interface cannot be a bridge port.
@@ -365,18 +365,18 @@ impl Netlink {
         })
     }
 
-    /// Moves an interface to another namespace. It loses its addresses and goes down; its index
-    /// there may be another.
+    /// Moves an interface to another namespace. It loses its addresses and goes down; its index may
+    /// change.
     ///
     /// # Errors
-    /// Its name is taken there, or it is bound to its namespace.
+    /// Its name is used there, or it cannot leave its namespace.
     pub fn set_netns(&mut self, index: u32, ns: &NetNs) -> Result<(), HostError> {
         self.set(index, LinkAttribute::NetNsFd(ns.as_fd().as_raw_fd()), || {
             format!("move interface {index} to {ns}")
         })
     }
 
-    /// Keeps IPv6 from giving the interface an fe80::/64 address by itself.
+    /// Prevents IPv6 from adding an fe80::/64 address to the interface automatically.
     ///
     /// # Errors
     /// IPv6 is disabled on the interface.

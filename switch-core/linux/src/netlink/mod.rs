@@ -1,5 +1,5 @@
 //! Interfaces, addresses, routes, neighbours and routing rules of a network namespace, through
-//! rtnetlink: one request, one answer, in the calling thread.
+//! rtnetlink: each request waits for its answer in the calling thread.
 //!
 //! ```no_run
 //! # use podswitch_linux::{NetNs, Netlink, netlink::{LinkSpec, Route}};
@@ -60,7 +60,7 @@ impl Netlink {
     /// Connects to the calling thread's namespace.
     ///
     /// # Errors
-    /// The system gives no netlink socket.
+    /// No netlink socket can be opened.
     pub fn open_here() -> Result<Self, HostError> {
         let socket = open_socket(protocols::NETLINK_ROUTE)
             .context(|| "open a NETLINK_ROUTE socket".into())?;
@@ -163,11 +163,12 @@ impl Netlink {
     }
 }
 
-/// A netlink socket with extended errors and a timeout: the kernel answers at once or never.
+/// A netlink socket with extended errors and a timeout: if the kernel does not answer at once, it
+/// never will.
 pub(super) fn open_socket(protocol: isize) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
-    // Old kernels support neither; then there is only the error number.
+    // Old kernels support neither; then only the error number is known.
     let _ = socket.set_ext_ack(true);
     let _ = socket.set_cap_ack(true);
     let timeout = std::time::Duration::from_secs(10);
@@ -181,7 +182,7 @@ pub(super) fn extended_ack(flags: u16, payload: &[u8]) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
-    // The request's header, and the rest of the request too unless the kernel left it out.
+    // The request's header, and the rest of the request unless the kernel left it out.
     let skip = if flags & NLM_F_CAPPED != 0 {
         16
     } else {

@@ -12,14 +12,14 @@ use podswitch_wire::addr::Mac;
 
 use super::{HostError, Netlink, family_of};
 
-/// What the kernel knows of a host on a link.
+/// The kernel's entry for a host on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
     /// The interface's index.
     pub link: u32,
     /// Its address.
     pub address: IpAddr,
-    /// Its MAC address, if one is known that packets may be sent to.
+    /// Its MAC address, if it is known and may be used for sending.
     pub mac: Option<Mac>,
     /// Whether the entry needs no confirmation now: it is reachable or permanent.
     pub is_confirmed: bool,
@@ -29,18 +29,18 @@ impl Netlink {
     /// Every neighbour of the namespace, both families.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, HostError> {
         let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         let list = self.dump(request, || "list neighbours".into())?;
         Ok(list.into_iter().filter_map(read).collect())
     }
 
-    /// Starts resolution or confirmation of `address` on the interface by the kernel, which goes on
-    /// in the background; [`neighbours`](Self::neighbours) returns the result.
+    /// Makes the kernel start to resolve or confirm `address` on the interface, in the background;
+    /// [`neighbours`](Self::neighbours) returns the result.
     ///
     /// # Errors
-    /// There is no such interface, or it is off; the table is full; missing privilege.
+    /// There is no such interface, or it is down; the table is full; missing privilege.
     pub fn resolve_neighbour(&mut self, link: u32, address: IpAddr) -> Result<(), HostError> {
         let mut message = neighbour(link, address);
         message.header.flags = NeighbourFlags::Use;

@@ -13,18 +13,18 @@ use podswitch_wire::cidr::Cidr;
 
 use super::{HostError, Netlink, family_of};
 
-/// A route of the kernel.
+/// A route in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The destination.
     pub destination: Cidr,
-    /// The next router; without one the destination is on the link itself.
+    /// The next router; `None`: the destination is on the link.
     pub gateway: Option<IpAddr>,
     /// Index of the interface that packets leave by.
     pub link: Option<u32>,
     /// The gateway is on the link although it is in no network of the interface (onlink).
     pub onlink: bool,
-    /// Source address of packets that the host itself sends this way.
+    /// Source address of packets that the host itself sends by this route.
     pub source: Option<IpAddr>,
     /// Routing table; 254 is the main one.
     pub table: u32,
@@ -33,7 +33,7 @@ pub struct Route {
     pub metric: Option<u32>,
     /// MTU of the route, in bytes.
     pub mtu: Option<u32>,
-    /// Packets that take it are discarded.
+    /// Packets that match the route are discarded.
     pub blackhole: bool,
 }
 
@@ -41,7 +41,7 @@ impl Route {
     /// The main routing table.
     pub const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-    /// A route to `destination`, to be completed.
+    /// A route to `destination`; other fields have defaults.
     pub fn to(destination: Cidr) -> Self {
         Self {
             destination,
@@ -56,7 +56,7 @@ impl Route {
         }
     }
 
-    /// Has packets that take it discarded.
+    /// Makes the route discard packets.
     #[must_use]
     pub fn blackhole(mut self) -> Self {
         self.blackhole = true;
@@ -77,7 +77,7 @@ impl Route {
         self
     }
 
-    /// The gateway is on the link, whatever the interface's addresses are (onlink).
+    /// The gateway is on the link, for any addresses of the interface (onlink).
     #[must_use]
     pub fn onlink(mut self) -> Self {
         self.onlink = true;
@@ -112,7 +112,7 @@ impl Route {
         self
     }
 
-    /// The question which route leads to the destination.
+    /// A query for the route that leads to the destination.
     fn lookup(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = family_of(self.destination.address());
@@ -197,7 +197,7 @@ impl Netlink {
     /// The route that packets to `address` take; `None` if there is none or it is local.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Option<Route>, HostError> {
         let message = Route::to(Cidr::host(address)).lookup();
         let operation = || format!("look up the route to {address}");
@@ -215,13 +215,12 @@ impl Netlink {
         }
     }
 
-    /// How packets from `source`, an address of this host, get to the next hop on their way to
-    /// `address`: the interface's index, and the router's address or `address` itself. `None` if
-    /// there is no route, or one that is more than an interface and a neighbour (a lightweight
-    /// tunnel).
+    /// The next hop of packets from `source`, an address of this host, to `address`: the
+    /// interface's index, and the router's address or `address` itself. `None` if there is no
+    /// route, or if it is more than an interface and a neighbour (a lightweight tunnel).
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub(crate) fn next_hop(
         &mut self,
         source: IpAddr,
@@ -254,15 +253,15 @@ impl Netlink {
     /// Every unicast route of the namespace, all tables and both families.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn routes(&mut self) -> Result<Vec<Route>, HostError> {
         Ok(self.all_routes()?.into_iter().filter(|route| !route.blackhole).collect())
     }
 
-    /// As [`routes`](Self::routes), with those that discard packets.
+    /// As [`routes`](Self::routes), including those that discard packets.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn all_routes(&mut self) -> Result<Vec<Route>, HostError> {
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {

@@ -1,4 +1,4 @@
-//! Routing rules: which packets use which table.
+//! Routing rules: they decide which packets use which table.
 
 use std::fmt;
 
@@ -9,22 +9,22 @@ use podswitch_wire::cidr::Cidr;
 
 use super::{HostError, Netlink};
 
-/// A rule that sends packets to a routing table. Conditions that are `None` hold for all.
+/// A rule that sends packets to a routing table. A condition that is `None` matches all packets.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// Whether it is for IPv6; IPv4 else.
+    /// Whether it is for IPv6; otherwise it is for IPv4.
     pub is_ipv6: bool,
     /// Priority; the lowest comes first. The kernel's own are 0 (local), 32766 and 32767.
     pub priority: u32,
     /// The table to look in.
     pub table: u32,
-    /// Packets whose mark is this one in the bits of the mask: (mark, mask).
+    /// Packets whose mark equals this mark in the bits of the mask: (mark, mask).
     pub mark: Option<(u32, u32)>,
     /// Packets from this range.
     pub from: Option<Cidr>,
     /// Packets to this range.
     pub to: Option<Cidr>,
-    /// Packets that came in by this interface.
+    /// Packets that were received by this interface.
     pub input: Option<String>,
 }
 
@@ -78,7 +78,7 @@ impl Netlink {
     /// conditions that a [`Rule`] cannot express are left out.
     ///
     /// # Errors
-    /// The kernel refused to answer.
+    /// The kernel refused the query.
     pub fn rules(&mut self) -> Result<Vec<Rule>, HostError> {
         let mut rules = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {

@@ -1,5 +1,5 @@
-//! The host's own connection tracking, read: which connections it has seen. Formats are those of
-//! linux/netfilter/nfnetlink_conntrack.h.
+//! Reads the host's own connection tracking: the connections that the host has seen. Formats are
+//! those of linux/netfilter/nfnetlink_conntrack.h.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,11 +20,11 @@ const INFO: [u16; 3] = [4, 1, 1];
 /// TCP_CONNTRACK_ESTABLISHED.
 const ESTABLISHED: u8 = 3;
 
-/// The established TCP connections that the kernel of `ns` tracks: each one's client, and what that is connected to,
-/// as the client sees it.
+/// The established TCP connections that the kernel of `ns` tracks: each one's client, and the
+/// address to which it is connected, as the client sees it.
 ///
 /// # Errors
-/// Missing privilege; a kernel that does not tell.
+/// Missing privilege; a kernel without this query.
 pub fn established(ns: &NetNs) -> Result<Vec<(SocketAddr, SocketAddr)>, HostError> {
     let mut connection = Connection::open(ns)?;
     let mut list = Vec::new();

@@ -7,8 +7,8 @@ use super::rule::{Base, Meta, Rule};
 use super::{HostError, Installed, NetNs, remove};
 
 /// Forwards everything that the interface `from` receives to the interface with index `to`,
-/// unchanged: no routing, no neighbours, no filters of the stack. Replaces what an earlier run put
-/// into the same `table`; removed with `from`, except for the table's name.
+/// unchanged: no routing, no neighbours, no filters of the stack. Replaces the rules of an earlier
+/// run in the same `table`. Removed with `from`, except for the table's name.
 ///
 /// # Errors
 /// Missing privilege; a kernel without nf_tables' netdev family or its forwarding.
@@ -25,15 +25,15 @@ pub(crate) fn forward(
     })
 }
 
-/// Offset in the Ethernet header of a frame for [`forward_by_note`] of the next hop's IPv4 address.
+/// Offset of the next hop's IPv4 address in the Ethernet header of a frame for [`forward_by_note`].
 /// Over IPv6 the next hop is the destination.
 pub(crate) const NOTE_NEXT_HOP: usize = 0;
 /// Offset of the outgoing interface's index, 4 bytes in native order.
 pub(crate) const NOTE_LINK: usize = 4;
 
-/// Forwards every IP packet that the interface `from` receives as its sender noted in place of the
-/// MAC addresses: [`NOTE_LINK`], [`NOTE_NEXT_HOP`]. No routing and no filters of the stack; the
-/// kernel resolves the neighbour as usual and decrements the TTL. Everything else is dropped.
+/// Forwards every IP packet that the interface `from` receives as its sender wrote in place of the
+/// MAC addresses: [`NOTE_LINK`], [`NOTE_NEXT_HOP`]. There is no routing and no filter of the stack;
+/// the kernel resolves the neighbour as usual and decrements the TTL. Everything else is dropped.
 /// Otherwise as [`forward`].
 ///
 /// # Errors

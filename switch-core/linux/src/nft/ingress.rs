@@ -1,4 +1,5 @@
-//! Drops in the host's stack what the switch receives from an interface by a packet socket.
+//! Drops the packets in the host's stack that the switch receives from an interface by a packet
+//! socket.
 
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -11,8 +12,8 @@ use super::{HostError, Installed, NetNs, Netlink, remove};
 
 const CHAIN: &str = "ingress";
 
-/// What an [`IngressDrop`] drops. A packet costs one look-up in each list, whatever the lists'
-/// length.
+/// The packets that an [`IngressDrop`] drops. A packet costs one look-up in each list, for any
+/// length of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ingress {
     /// UDP datagrams to these ports, both families: tunnels that the switch terminates itself.
@@ -24,8 +25,8 @@ pub struct Ingress {
     /// Packets between these addresses.
     pub between: Between,
     /// Packets of TCP, UDP and SCTP between these addresses, to ports from
-    /// [`first_port`](Self::first_port) up: answers to what the switch sent with an address of the
-    /// host.
+    /// [`first_port`](Self::first_port) up: replies to packets that the switch sent from an address
+    /// of the host.
     pub answers: Between,
     /// See [`answers`](Self::answers).
     pub first_port: u16,
@@ -33,24 +34,24 @@ pub struct Ingress {
     pub fronts: Vec<Front>,
 }
 
-/// Packets from any of the one addresses to any of the others.
+/// Packets from any address of `from` to any address of `to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Between {
-    /// Where they come from.
+    /// Source addresses.
     pub from: Vec<Cidr>,
-    /// Where they go to.
+    /// Destination addresses.
     pub to: Vec<Cidr>,
 }
 
-/// Keeps frames that an interface receives from the host's stack, which would answer or forward
-/// them; packet sockets still see them, since the hook comes after theirs.
+/// Drops frames that an interface receives before the host's stack, which would answer or forward
+/// them. Packet sockets still receive them, since this hook comes after theirs.
 #[derive(Debug)]
 pub struct IngressDrop(Installed);
 
 impl IngressDrop {
-    /// Puts the drops in force on `interface`, in place of those of an earlier run in the same
-    /// `table`. They stay when the process ends: the stack must not handle the traffic of a dead
-    /// switch. [`remove`](Self::remove) removes them.
+    /// Installs the drops on `interface`, in place of those of an earlier run in the same `table`.
+    /// They stay when the process ends, because the stack must not handle the traffic of a switch
+    /// that was killed. [`remove`](Self::remove) removes them.
     ///
     /// # Errors
     /// There is no such interface; missing privilege; a kernel without nf_tables' netdev family.
@@ -60,10 +61,10 @@ impl IngressDrop {
         interface: &str,
         drops: &Ingress,
     ) -> Result<Self, HostError> {
-        /// Before the priorities that people use.
+        /// A priority before those that users normally choose.
         const PRIORITY: i32 = -500;
-        // Since Linux 6.16 a hook waits for an absent interface; a mistyped name must be an error
-        // everywhere.
+        // Since Linux 6.16 a hook waits for an absent interface, but a mistyped name must be an
+        // error on every kernel.
         Netlink::open(ns)?.link(interface)?;
         let mut connection = Connection::open(ns)?;
         let mut transaction = Transaction::new(Family::Netdev);
@@ -94,10 +95,11 @@ impl IngressDrop {
         Ok(Self(Installed::read(connection, Family::Netdev, table)?))
     }
 
-    /// Whether they are in force as they were installed: anybody may change the table.
+    /// Whether they are still in force as they were installed, because anybody may change the
+    /// table.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel refused the query.
     pub fn is_intact(&mut self) -> Result<bool, HostError> {
         self.0.is_intact()
     }
@@ -111,12 +113,12 @@ impl IngressDrop {
     }
 }
 
-/// Conditions on addresses; an end without any matches everything.
+/// Conditions on addresses; an end without addresses matches everything.
 struct Ends<'a> {
     name: &'static str,
     from: Option<&'a [Cidr]>,
     to: Option<&'a [Cidr]>,
-    /// From this port up, for each protocol that has ports.
+    /// Ports from this one up, for each protocol that has ports.
     first_port: Option<u16>,
 }
 
@@ -147,7 +149,7 @@ impl Ends<'_> {
                     Some((ranges?, format!("{}_{end}{family}", self.name), offset))
                 })
                 .collect();
-        // Without an address of the family at either end no packet matches.
+        // If either end has no address of the family, no packet matches.
         let has_any = |ranges: &[Cidr]| ranges.iter().any(|r| r.address().is_ipv4() == is_ipv4);
         if !sets.iter().all(|(ranges, ..)| has_any(ranges)) {
             return;

@@ -39,7 +39,7 @@ pub(super) enum Family {
     Ipv6 = 10,
     /// IPv4 and IPv6 together.
     Inet = 1,
-    /// One interface, in front of everything else.
+    /// One interface, before everything else.
     Netdev = 5,
 }
 
@@ -110,7 +110,7 @@ impl Transaction {
     pub(super) fn add(&mut self, kind: Kind, fill: impl FnOnce(&mut Attributes<'_>)) {
         let flags = match kind {
             Kind::DeleteTable => NLM_F_REQUEST | NLM_F_ACK,
-            // Rules come in the order in which they were added.
+            // Rules are stored in the order in which they were added.
             Kind::NewRule => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
             _ => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE,
         };
@@ -157,8 +157,7 @@ fn message(
 /// Name and elements of a set.
 pub(super) type Set = (String, Vec<Vec<u8>>);
 
-/// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is
-/// closed.
+/// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is closed.
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
@@ -170,12 +169,12 @@ impl Connection {
     pub(super) fn open(ns: &NetNs) -> Result<Self, HostError> {
         let what = || format!("open a NETLINK_NETFILTER socket in {ns}");
         let socket = ns.enter(|| open_socket(protocols::NETLINK_NETFILTER))?.context(what)?;
-        // A transaction is one datagram, with thousands of address ranges perhaps.
+        // A transaction is one datagram, possibly with thousands of address ranges.
         let _ = crate::sys::packet::set_send_buffer(std::os::fd::AsFd::as_fd(&socket), 16 << 20);
         Ok(Self { socket, sequence: 1 })
     }
 
-    /// Sends a transaction and waits for its end.
+    /// Sends a transaction and waits for its result.
     pub(super) fn commit(
         &mut self,
         mut transaction: Transaction,
@@ -206,14 +205,15 @@ impl Connection {
     /// Whether there is a table of that name.
     pub(super) fn has_table(&mut self, family: Family, name: &str) -> Result<bool, HostError> {
         let tables = self.list(Kind::GetTable, family, |_| {}, || "list nftables tables".into())?;
-        // The family header carries no object, the attributes do: NFTA_TABLE_NAME is 1.
+        // The family header does not identify an object, the attributes do: NFTA_TABLE_NAME is 1.
         let is_name = |nla: &NlaBuffer<&[u8]>| {
             nla.kind() == 1 && nla.value().strip_suffix(&[0]) == Some(name.as_bytes())
         };
         Ok(tables.iter().any(|t| NlasIterator::new(&t[..]).flatten().any(|nla| is_name(&nla))))
     }
 
-    /// The handles of a table's rules, none if there is no such table. Each rule gets one of its own when it is made.
+    /// The handles of a table's rules; empty if there is no such table. Each rule gets a unique handle when it is
+    /// created.
     pub(super) fn rules(&mut self, family: Family, table: &str) -> Result<Vec<u64>, HostError> {
         /// NFTA_RULE_TABLE, NFTA_RULE_HANDLE.
         const TABLE: u16 = 1;
@@ -226,7 +226,7 @@ impl Connection {
             Err(error) if error.is_not_found() => return Ok(Vec::new()),
             result => result?,
         };
-        // Kernels before 4.20 list those of all tables.
+        // Kernels before 4.20 list the rules of all tables.
         let is_of_table = |rule: &&Vec<u8>| {
             let name = NlasIterator::new(&rule[..]).flatten().find(|nla| nla.kind() == TABLE);
             name.is_some_and(|nla| nla.value().strip_suffix(&[0]) == Some(table.as_bytes()))
@@ -238,7 +238,8 @@ impl Connection {
         Ok(rules.iter().filter(is_of_table).filter_map(handle).collect())
     }
 
-    /// The sets of a table with their elements, as the kernel writes these, sorted; none if there is no such table.
+    /// The sets of a table with their elements, in the form in which the kernel writes them, sorted; empty if there is
+    /// no such table.
     pub(super) fn sets(&mut self, family: Family, table: &str) -> Result<Vec<Set>, HostError> {
         /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE; NFTA_SET_NAME and NFTA_SET_ELEM_LIST_SET; and the latter's
         /// NFTA_SET_ELEM_LIST_ELEMENTS.
@@ -317,7 +318,7 @@ impl Connection {
         self.dump(SUBSYSTEM << 8 | kind as u16, family as u8, fill, operation)
     }
 
-    /// As [`list`](Self::list), of any subsystem of the packet filter.
+    /// As [`list`](Self::list), for any subsystem of the packet filter.
     pub(super) fn dump(
         &mut self,
         number: u16,
@@ -376,7 +377,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     })
 }
 
-/// The error number of an NLMSG_ERROR message; zero is an acknowledgement.
+/// The error number of an NLMSG_ERROR message; zero is an acknowledgment.
 fn check(message: &NetlinkBuffer<&[u8]>, operation: &impl Fn() -> String) -> Result<(), HostError> {
     let payload = message.payload();
     let code = payload.first_chunk().map_or(-libc::EBADMSG, |c| i32::from_ne_bytes(*c));
@@ -388,8 +389,8 @@ fn check(message: &NetlinkBuffer<&[u8]>, operation: &impl Fn() -> String) -> Res
     Err(HostError::new(operation(), error).with_detail(detail))
 }
 
-/// The addresses of one family that `ranges` hold, as sorted disjoint intervals with both ends
-/// in them. A set of intervals must not overlap.
+/// The addresses of one family in `ranges`, as sorted disjoint intervals that include both ends. Intervals of a set
+/// must not overlap.
 pub(super) fn intervals(ranges: &[Cidr], is_ipv4: bool) -> Vec<(u128, u128)> {
     let ends = |range: &Cidr| match range.address() {
         IpAddr::V4(a) => {

@@ -1,5 +1,5 @@
 //! The packet filter of the host, nf_tables, as far as the switch needs it: masquerading of pods'
-//! off-cluster traffic, and keeping packets that the switch handles from the host's stack.
+//! off-cluster traffic, and keeping packets that the switch handles out of the host's stack.
 //! Configured directly over netlink; no `nft` program is needed.
 //!
 //! Each purpose has a table of its own, replaced in one transaction, so that an interrupted or
@@ -24,12 +24,12 @@ use self::message::{Connection, Family, Kind, Set, Transaction, text};
 use self::rule::{Base, Meta};
 use super::{HostError, NetNs, Netlink};
 
-/// What a table had when it was put in force.
+/// The contents of a table when it was installed.
 #[derive(Debug)]
 struct Contents {
     family: Family,
     table: String,
-    /// Of nf_tables when this was read, or compared, last.
+    /// Generation of nf_tables when this was last read or compared.
     generation: u32,
     exists: bool,
     /// Handles.
@@ -39,12 +39,12 @@ struct Contents {
 }
 
 impl Contents {
-    /// What a table has now.
+    /// Reads the current contents of a table.
     fn read(connection: &mut Connection, family: Family, table: &str) -> Result<Self, HostError> {
         Ok(Self {
             family,
             table: table.to_owned(),
-            // First: what changes meanwhile has a later one.
+            // Read first, so that changes in the meantime have a later generation.
             generation: connection.generation()?,
             exists: connection.has_table(family, table)?,
             rules: connection.rules(family, table)?,
@@ -52,8 +52,8 @@ impl Contents {
         })
     }
 
-    /// Whether the table has the same rules and elements of sets still, and no others. One question to the kernel unless
-    /// something changed in any table.
+    /// Whether the table still has exactly the same rules and set elements. One query to the kernel
+    /// unless something changed in any table.
     fn is_intact(&mut self, connection: &mut Connection) -> Result<bool, HostError> {
         if connection.generation()? == self.generation {
             return Ok(true);
@@ -75,13 +75,13 @@ pub(crate) struct Installed {
 }
 
 impl Installed {
-    /// What a table has now.
+    /// Reads the current contents of a table.
     fn read(mut connection: Connection, family: Family, table: &str) -> Result<Self, HostError> {
         let contents = Contents::read(&mut connection, family, table)?;
         Ok(Self { connection, contents })
     }
 
-    /// Whether the table is as it was.
+    /// Whether the table is unchanged.
     pub(crate) fn is_intact(&mut self) -> Result<bool, HostError> {
         self.contents.is_intact(&mut self.connection)
     }
@@ -90,16 +90,16 @@ impl Installed {
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
-/// Whose packets are masqueraded, and which are not.
+/// Which packets are masqueraded, and which are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MasqueradeConfig {
     /// Name of the table.
     pub table: String,
     /// The node's interface to the switch: packets to pods are never masqueraded.
     pub host_interface: String,
-    /// Where this node's pods are: only what they send is masqueraded.
+    /// Ranges of this node's pods: only packets that they send are masqueraded.
     pub pods: Vec<Cidr>,
-    /// Destinations that see pods' own addresses: the cluster.
+    /// Destinations that must see pods' own addresses: the cluster.
     pub cluster: Vec<Cidr>,
 }
 
@@ -115,21 +115,21 @@ impl Default for MasqueradeConfig {
 }
 
 /// The masquerading of pods' off-cluster traffic by the node's kernel, in force while this value
-/// lives. The kernel itself removes the table when the process ends in whatever way
-/// (NFT_TABLE_F_OWNER, Linux 5.12); on older ones the next run replaces it.
+/// lives. The kernel itself removes the table when the process ends for any reason
+/// (NFT_TABLE_F_OWNER, Linux 5.12); with older kernels the next run replaces it.
 #[derive(Debug)]
 pub struct Masquerade {
     connection: Connection,
     table: String,
     contents: Contents,
-    /// The kernel removes the table with its owner, and keeps it from others.
+    /// The kernel removes the table with its owner, and prevents others from changing it.
     owned: bool,
     /// It outlives this value.
     stays: bool,
 }
 
 impl Masquerade {
-    /// Puts masquerading in force in `ns`, replacing what an earlier run left.
+    /// Installs masquerading in `ns`, replacing the rules that an earlier run left.
     ///
     /// # Errors
     /// Missing privilege; another running process owns the table; a kernel without nf_tables.
@@ -215,7 +215,7 @@ impl Drop for Masquerade {
     }
 }
 
-/// Tables of IPv4 and IPv6 in `ns`, each with the name of a chain of it, or with an empty name.
+/// Tables of IPv4 and IPv6 in `ns`, each with the name of one of its chains, or with an empty name.
 ///
 /// # Errors
 /// Missing privilege; a kernel without nf_tables.
@@ -245,7 +245,7 @@ fn remove(connection: &mut Connection, family: Family, table: &str) -> Result<()
     }
 }
 
-/// Adds the removal of a table, whether it is there or not.
+/// Adds the removal of a table, whether or not it exists.
 fn replace(transaction: &mut Transaction, table: &str, flags: u32) {
     transaction.add(Kind::NewTable, |a| {
         a.text(1, table).number(2, flags);
@@ -255,7 +255,7 @@ fn replace(transaction: &mut Transaction, table: &str, flags: u32) {
     });
 }
 
-/// The table is its owner's alone, and is removed with it.
+/// Only its owner can change the table, and it is removed with its owner.
 const NFT_TABLE_F_OWNER: u32 = 2;
 
 fn put_masquerade(

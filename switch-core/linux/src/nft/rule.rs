@@ -1,13 +1,12 @@
-//! Rules, written as the small programs that the kernel runs: load into a register, compare,
-//! act.
+//! Rules, written as the small programs that the kernel runs: load into a register, compare, act.
 
 use podswitch_wire::cidr::Cidr;
 
 use super::message::{Attributes, Kind, Transaction, intervals};
 
-/// The register that everything here uses (NFT_REG_1, 16 bytes).
+/// The register that these rules use (NFT_REG_1, 16 bytes).
 pub(super) const REGISTER: u32 = 1;
-/// The one beside it, where an expression takes two (NFT_REG_2).
+/// The second register, for expressions that take two (NFT_REG_2).
 const SECOND: u32 = 2;
 /// The register of verdicts.
 const VERDICT: u32 = 0;
@@ -22,9 +21,9 @@ pub(super) enum Meta {
     EtherType = 1,
     /// The packet's mark, in native order.
     Mark = 3,
-    /// Name of the interface that it came in by.
+    /// Name of the interface by which it was received.
     InputName = 6,
-    /// Name of the interface that it will leave by.
+    /// Name of the interface by which it will leave.
     OutputName = 7,
     /// NFPROTO_IPV4 or NFPROTO_IPV6.
     Family = 15,
@@ -98,17 +97,17 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// The rule goes on only if the register equals `value`.
+    /// The rule continues only if the register equals `value`.
     pub(super) fn equal(&mut self, value: &[u8]) -> &mut Self {
         self.compare(0, value)
     }
 
-    /// The rule goes on only if the register differs from `value`.
+    /// The rule continues only if the register differs from `value`.
     pub(super) fn differ(&mut self, value: &[u8]) -> &mut Self {
         self.compare(1, value)
     }
 
-    /// The rule goes on only if the register, in the network's order, is `value` or more.
+    /// The rule continues only if the register, in network order, is `value` or more.
     pub(super) fn at_least(&mut self, value: &[u8]) -> &mut Self {
         self.compare(5, value)
     }
@@ -140,7 +139,8 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// The rule goes on only if the register's value is in the set, or (`inverted`) is not.
+    /// The rule continues only if the register's value is in the set, or (`inverted`) is not in the
+    /// set.
     pub(super) fn lookup(&mut self, set: &str, inverted: bool) -> &mut Self {
         self.expression("lookup", |d| {
             d.text(1, set).number(2, REGISTER).number(5, u32::from(inverted));
@@ -200,7 +200,7 @@ impl Transaction {
     /// Adds a set of address ranges of one family, and fills it.
     pub(super) fn add_set(&mut self, table: &str, name: &str, ranges: &[Cidr], is_ipv4: bool) {
         const NFT_SET_INTERVAL: u32 = 4;
-        /// What `nft` calls `ipv4_addr`, and `ipv6_addr`.
+        /// The type that `nft` calls `ipv4_addr` or `ipv6_addr`.
         const TYPES: [u32; 2] = [7, 8];
         /// Elements that fit in one attribute with its 16-bit length.
         const CHUNK: usize = 500;
@@ -215,7 +215,7 @@ impl Transaction {
             .flat_map(|(first, last)| {
                 let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
                 let top = if is_ipv4 { u32::MAX.into() } else { u128::MAX };
-                // An interval up to the last address has no end.
+                // An interval up to the last address has no end element.
                 [Some((bytes(first), false)), (last < top).then(|| (bytes(last + 1), true))]
             })
             .flatten()

@@ -4,8 +4,8 @@
 //!
 //! The kernel's conntrack keeps the mark of a connection, so that fragments and ICMP errors, which
 //! carry no ports, follow their connection. Packets that the switch sends from an address of the
-//! node are marked as well: their answers go to the switch. So do answers of a server of the node
-//! itself to a client that the switch forwarded with its own address (S3).
+//! node are marked as well, so that their replies go to the switch. So are replies of a server of
+//! the node itself to a client that the switch forwarded with the client's own address (S3).
 
 use std::net::IpAddr;
 
@@ -42,20 +42,21 @@ pub struct MarkingConfig {
     pub mark: u32,
     /// MTU of the interface to the switch.
     pub mtu: u16,
-    /// Addresses that the switch sends from: the node's, and those of its own masquerading.
+    /// Addresses from which the switch sends: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// Addresses and ports of the switch.
     pub fronts: Vec<Front>,
-    /// Servers of the node itself that the switch forwards clients to with their own addresses;
-    /// their answers go to the switch.
+    /// Servers of the node itself to which the switch forwards clients with the clients' own
+    /// addresses; their replies go to the switch.
     pub servers: Vec<Front>,
     /// The mark of connections to those, in conntrack only: another bit.
     pub server_mark: u32,
 }
 
-/// Marks in force while this value lives. If the process is killed they stay, for the next run: nobody else can change
-/// the table meanwhile (NFT_TABLE_F_OWNER, Linux 5.12, with NFT_TABLE_F_PERSIST, 6.9). Before 6.9 the kernel removes
-/// it; before 5.12 others can change it.
+/// Marks in force while this value lives. If the process is killed they stay, for the next run:
+/// nobody else can change the table in the meantime (NFT_TABLE_F_OWNER, Linux 5.12, with
+/// NFT_TABLE_F_PERSIST, 6.9). Before 6.9 the kernel removes the table; before 5.12 others can
+/// change it.
 #[derive(Debug)]
 pub struct Marking {
     connection: Connection,
@@ -65,20 +66,20 @@ pub struct Marking {
     stays: bool,
 }
 
-/// It stays when its owner ends.
+/// The table stays when its owner ends.
 const NFT_TABLE_F_PERSIST: u32 = 4;
 
-/// What the kernel offers.
+/// The features of the kernel.
 #[derive(Clone, Copy, Debug)]
 struct How {
     /// Flags of the table.
     flags: u32,
-    /// Connection tracking.
+    /// Whether there is connection tracking.
     tracked: bool,
 }
 
 impl Marking {
-    /// Puts the marks in force in `ns`, replacing what an earlier run left.
+    /// Installs the marks in `ns`, replacing those of an earlier run.
     ///
     /// # Errors
     /// Missing privilege; another running process owns the table; a kernel without nf_tables.
@@ -92,7 +93,7 @@ impl Marking {
             let how = How { flags, tracked };
             let mut transaction = Transaction::new(Family::Inet);
             if is_there {
-                // In one transaction: there is no moment without marks.
+                // In one transaction, so that the marks are never missing.
                 transaction.add(Kind::DeleteTable, |a| {
                     a.text(1, &config.table);
                 });
@@ -140,8 +141,8 @@ impl Marking {
         self.update(config).map(|()| true)
     }
 
-    /// Leaves the marks in force when this value is dropped, for the next run. Before Linux 6.9 the kernel removes a
-    /// table that it keeps from others.
+    /// Leaves the marks in force when this value is dropped, for the next run. Before Linux 6.9 the
+    /// kernel removes a table that belongs to an owner.
     pub fn leave_in_force(&mut self) {
         self.stays = true;
     }
@@ -198,9 +199,9 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         family.sets(transaction, config);
     }
     let host = interface_name(&config.host_interface);
-    // Steered connections may have no pod at either end, whose segments would fit. After a
-    // "fragmentation needed" the other end, perhaps a node, would apply the MTU to the whole path
-    // here.
+    // A steered connection may have no pod at either end, so segments may not fit the MTU of the
+    // switch. After a "fragmentation needed" the other end, perhaps a node, would apply that MTU to
+    // the whole path to this node.
     for (family, headers) in FAMILIES.iter().zip([40, 60]) {
         for interface in [Meta::InputName, Meta::OutputName] {
             transaction.add_rule(table, FORWARD, |rule| {
@@ -241,8 +242,9 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         transaction.add_rule(table, PREROUTING, |rule| {
             rule.of_marked_connection(config.mark).mark_packet(config.mark).accept();
         });
-        // Not this node's messages to the other end: they are not for the switch. Neither are
-        // errors about what the other end sends to the switch, such as "fragmentation needed".
+        // Not this node's messages to the other end: they are not for the switch. The same holds
+        // for errors about packets that the other end sends to the switch, such as "fragmentation
+        // needed".
         transaction.add_rule(table, OUTPUT, |rule| {
             rule.load_tracked(TRACKED_DIRECTION).equal(&[0]);
             rule.load_meta(Meta::L4Protocol).differ(&[proto::ICMP]).differ(&[proto::ICMPV6]);
@@ -272,7 +274,7 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
     }
 }
 
-/// What differs between the families.
+/// The differences between the families.
 struct PerFamily {
     number: u8,
     is_ipv4: bool,
@@ -320,7 +322,7 @@ impl PerFamily {
         self.sockets(transaction, &config.table, (self.servers, &config.servers));
     }
 
-    /// Adds a set of those of this family.
+    /// Adds a set of the addresses of this family.
     fn sockets(
         &self,
         transaction: &mut Transaction,
@@ -335,7 +337,7 @@ impl PerFamily {
     }
 }
 
-/// Adds rules to a chain of one interface that drop what is for `fronts`.
+/// Adds rules to a chain of one interface that drop packets to `fronts`.
 pub(super) fn drop_fronts(
     transaction: &mut Transaction,
     table: &str,
@@ -355,7 +357,7 @@ pub(super) fn drop_fronts(
     }
 }
 
-/// The key as the registers hold it: each part in words of four bytes.
+/// The key in the form of the registers: each part in words of four bytes.
 fn key(front: &Front) -> Vec<u8> {
     let mut key = match front.address {
         IpAddr::V4(a) => a.octets().to_vec(),
@@ -400,7 +402,7 @@ const TRACKED_DIRECTION: u32 = 1;
 const TRACKED_MARK: u32 = 3;
 
 impl Rule<'_, '_> {
-    /// The rule goes on only for packets to one of a set of the family's addresses and ports.
+    /// The rule continues only for packets to one of a set of the family's addresses and ports.
     fn of_socket(&mut self, family: &PerFamily, set: &str) -> &mut Self {
         /// The first of the registers of four bytes (NFT_REG32_00).
         const FIRST: u32 = 8;
@@ -442,7 +444,7 @@ impl Rule<'_, '_> {
         })
     }
 
-    /// The rule goes on only for packets of connections with the mark.
+    /// The rule continues only for packets of connections with the mark.
     fn of_marked_connection(&mut self, mark: u32) -> &mut Self {
         let bytes = mark.to_ne_bytes();
         self.load_tracked(TRACKED_MARK).mask(&bytes).equal(&bytes)

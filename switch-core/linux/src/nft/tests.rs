@@ -1,4 +1,4 @@
-//! What was put into the kernel is read back, and real traffic is sent through it.
+//! The installed rules are read back, and real traffic is sent through them.
 
 use std::net::{IpAddr, UdpSocket};
 use std::process::{Command, Output};
@@ -77,7 +77,7 @@ fn masquerade_is_installed_replaced_and_removed() {
     let mut masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
     let wanted = ["meta", "cmp", "meta", "cmp", "payload", "lookup", "payload", "lookup", "masq"];
     assert_eq!(rules(&ns, Family::Inet, "podswitch"), [wanted, wanted]);
-    // Another process that runs holds the table.
+    // Another running process owns the table.
     let error = Masquerade::install(&ns, &dual_stack()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
     let only_v6 = MasqueradeConfig { pods: cidrs(&["fd07::/64"]), ..dual_stack() };
@@ -96,10 +96,10 @@ fn masquerade_is_installed_replaced_and_removed() {
 }
 
 #[test]
-fn what_a_run_left_is_replaced() {
+fn tables_of_an_earlier_run_are_replaced() {
     podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
-    // Without an owner, as an old kernel has it: it stays when the connection is closed.
+    // Without an owner, as on an old kernel: the table stays when the connection is closed.
     put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false, false).unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
     let masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
@@ -135,7 +135,7 @@ fn line(node: &NetNs) -> (NetNs, NetNs) {
         let eth0 = netlink.link("eth0").unwrap().index;
         netlink.add_address(eth0, v4.parse().unwrap()).unwrap();
         netlink.add_address(eth0, v6.parse().unwrap()).unwrap();
-        // An address of the outside that counts as one of the cluster.
+        // An address of the outside that is configured as one of the cluster.
         if gateways.is_none() {
             netlink.add_address(eth0, "192.0.2.200/24".parse().unwrap()).unwrap();
             for (to, via) in [("10.7.0.0/24", "192.0.2.1"), ("fd07::/64", "2001:db8::1")] {
@@ -154,12 +154,12 @@ fn line(node: &NetNs) -> (NetNs, NetNs) {
 }
 
 /// How often a datagram is sent again, a tenth of a second apart, before it counts as lost. New
-/// links take a while until they carry anything.
+/// links need some time before they forward anything.
 const PATIENT: usize = 50;
 const BRIEF: usize = 3;
 
 /// Sends a datagram from `from` to `to`, port 7, and returns the source that the receiver saw,
-/// after an answer made it back.
+/// after a reply has returned.
 fn exchange(line: &(NetNs, NetNs), from: &str, to: &str, attempts: usize) -> Option<IpAddr> {
     let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
     let receiver = line.1.enter(|| UdpSocket::bind((to, 7))).unwrap().unwrap();
@@ -178,7 +178,7 @@ fn exchange(line: &(NetNs, NetNs), from: &str, to: &str, attempts: usize) -> Opt
 }
 
 #[test]
-fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
+fn only_off_cluster_traffic_is_masqueraded() {
     podswitch_testkit::require_privilege!();
     let node = NetNs::anonymous().unwrap();
     let line = line(&node);
@@ -187,9 +187,9 @@ fn off_cluster_traffic_is_masqueraded_and_the_rest_is_not() {
     let mut masquerade = Masquerade::install(&node, &dual_stack()).unwrap();
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("192.0.2.1"));
     assert_eq!(seen("fd07::2", "2001:db8::9").as_deref(), Some("2001:db8::1"));
-    // To the cluster: the pod's own address.
+    // To the cluster: the pod's own address is kept.
     assert_eq!(seen("10.7.0.2", "192.0.2.200").as_deref(), Some("10.7.0.2"));
-    // Out of the switch's port: the pod's own address.
+    // Out of the switch's port: the pod's own address is kept.
     let config = MasqueradeConfig { host_interface: "uplink".into(), ..dual_stack() };
     masquerade.update(&config).unwrap();
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
@@ -228,7 +228,7 @@ fn fronts(fronts: &[Front]) -> Ingress {
 }
 
 #[test]
-fn ingress_drops_what_it_is_told() {
+fn ingress_drops_the_configured_packets() {
     podswitch_testkit::require_privilege!();
     let node = NetNs::anonymous().unwrap();
     let line = line(&node);
@@ -267,7 +267,7 @@ fn ingress_drops_what_it_is_told() {
         assert_eq!(v4(v4_passes), v4_passes, "{drops:?}");
         assert_eq!(v6(v6_passes), v6_passes, "{drops:?}");
         assert_eq!(rules(&node, Family::Netdev, "podswitch-in").len(), count, "{drops:?}");
-        // It stays although the connection that made it is closed.
+        // The table stays although the connection that created it is closed.
         assert_eq!(tables(&node, Family::Netdev), 1);
     }
     IngressDrop::remove(&node, "podswitch-in").unwrap();
@@ -305,20 +305,20 @@ fn kube_proxy_is_found_by_its_tables_and_chains() {
     assert_eq!(crate::KubeProxy::detect(&NetNs::anonymous().unwrap()).unwrap(), None);
 }
 
-/// Runs the `nft` program in a namespace. `None`: there is none.
+/// Runs the `nft` program in a namespace. `None`: it is not installed.
 fn nft(ns: &NetNs, command: &str) -> Option<Output> {
     let run = || Command::new("nft").args(command.split(' ')).output();
     ns.enter(run).unwrap().ok()
 }
 
-/// Whether other programs can change what is in force, and each change is noticed.
+/// Checks that other programs can change the installed table, and that each change is noticed.
 fn changes_are_noticed(ns: &NetNs, table: &str, set: &str, mut is_intact: impl FnMut() -> bool) {
     let nft = |command: String| {
         let output = nft(ns, &command).expect("it is there");
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     };
     assert!(is_intact());
-    // Tables of others are not ours.
+    // Tables of others are not checked.
     nft("add table inet other".into());
     nft("add set inet other s { type ipv4_addr; }".into());
     assert!(is_intact());
@@ -332,20 +332,20 @@ fn changes_are_noticed(ns: &NetNs, table: &str, set: &str, mut is_intact: impl F
     for change in changes {
         nft(change.clone());
         assert!(!is_intact(), "{change}");
-        assert!(is_intact(), "{change}: it was put back");
+        assert!(is_intact(), "{change}: it was restored");
     }
 }
 
-/// Elements of sets among them: a set that was flushed matches nothing.
+/// Includes set elements, because a flushed set matches nothing.
 #[test]
-fn what_others_change_is_noticed_and_put_back() {
+fn changes_by_others_are_noticed_and_restored() {
     podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     let there = nft(&ns, "list tables").is_some();
     if !is_there("changes by the nft program", "nft (Debian: nftables)", there) {
         return;
     }
-    // In front of an interface, where no process owns the table.
+    // The table of an interface, which no process owns.
     let mut netlink = Netlink::open(&ns).unwrap();
     let (near, far) = (LinkSpec::new("near").up(), LinkSpec::new("far").up());
     netlink.add_veth(&near, &far, &ns).unwrap();
@@ -369,7 +369,7 @@ fn what_others_change_is_noticed_and_put_back() {
     let put_back = |masquerade: &mut Masquerade| !masquerade.put_back(&config).unwrap();
     changes_are_noticed(&ns, "inet podswitch", "pods4", || put_back(&mut masquerade));
     drop(masquerade);
-    // Where they have, nobody else can change them.
+    // On kernels with owners, nobody else can change them.
     let mut masquerade = Masquerade::install(&ns, &config).unwrap();
     if masquerade.owned {
         let refused = nft(&ns, "flush set inet podswitch pods4").unwrap();

@@ -1,12 +1,13 @@
-//! AF_PACKET: frames to and from an existing interface: one end of a veth pair, or a node's NIC.
+//! AF_PACKET: sends and receives frames on an existing interface: one end of a veth pair, or a
+//! node's NIC.
 //!
 //! Each frame has a virtio-net header (10 bytes), so that checksums and segmentation can stay
 //! offloaded between pods. Frames are received through a ring shared with the kernel or by
 //! `recvmmsg` ([`Receive`]), and sent by `sendmmsg`.
 //!
-//! The socket gets copies: the host's stack receives each frame too. Where it must not, the
-//! interface belongs in a namespace whose stack is inactive ([`attach`](crate::attach)) or behind
-//! an ingress hook that drops its frames ([`nft`](crate::nft)).
+//! The socket gets copies: the host's stack receives each frame, too. If it must not, the interface
+//! belongs in a namespace whose stack is inactive ([`attach`](crate::attach)) or needs an ingress
+//! hook that drops its frames ([`nft`](crate::nft)).
 //!
 //! [`PacketDevice`] is used by control threads, each [`PacketPort`] by one worker.
 
@@ -61,7 +62,7 @@ pub struct PacketConfig {
     pub receive: Receive,
     /// Slots of each worker's ring, about 2 KiB each at the usual MTU; a power of two.
     pub ring_slots: usize,
-    /// Receives frames to any MAC address (promiscuous mode), not just the interface's own.
+    /// Receives frames to any MAC address (promiscuous mode), not only to the interface's own.
     pub promiscuous: bool,
     /// On an uplink that terminates VXLAN tunnels, their UDP port. Inner TCP segments are merged
     /// where the kernel did not merge them, and GSO packets are sent unsegmented where the
@@ -121,7 +122,7 @@ impl PacketDevice {
             let operation = format!("attach to interface {name}");
             return Err(HostError::invalid(operation, "it is not an Ethernet interface"));
         }
-        // Without it packets are segmented here.
+        // Without it, packets are segmented here.
         let injector =
             config.tunnel.and_then(|_| Injector::open(ns, &link, &config.inherited).ok().flatten());
         let (injector, upkeep) = injector.map(|(i, upkeep)| (Arc::new(i), upkeep)).unzip();
@@ -157,7 +158,7 @@ impl PacketDevice {
         self.link.mtu as usize + 14 + 4
     }
 
-    /// The interface as it was when the device was made.
+    /// The interface's properties when the device was opened.
     pub fn link(&self) -> &Link {
         &self.link
     }
@@ -300,7 +301,7 @@ impl Device for PacketDevice {
     }
 }
 
-/// Slots that a call of `recvmmsg` begins with; grows while bursts fill it.
+/// Initial number of slots of a call of `recvmmsg`; grows while bursts fill them.
 const FEW_SLOTS: usize = 8;
 
 /// One worker's socket on an interface.
@@ -311,11 +312,12 @@ pub struct PacketPort {
     info: PortInfo,
     /// Whether the queueing discipline is bypassed.
     bypass: bool,
-    /// Datagrams of a flow are sent together: into a pod they stay so, where a network card would have them cut again.
+    /// Datagrams of a flow are sent as one GSO packet. They stay joined on the way into a pod; for
+    /// a network card the kernel would segment them again.
     joins: bool,
-    /// How many messages the next call of `recvmmsg` offers to take.
+    /// Number of messages that the next call of `recvmmsg` can receive.
     slots: usize,
-    /// The interface is gone.
+    /// The interface was removed.
     gone: bool,
     /// UDP port of tunnels whose inner packets are merged.
     tunnel: Option<u16>,
@@ -452,14 +454,15 @@ impl PacketPort {
         }
     }
 
-    /// The interface went down: for good, or until it comes up again.
+    /// The interface went down: it was removed, or it may come up again.
     fn down(&mut self) -> io::Result<()> {
         self.gone |= packet::is_gone(self.socket.as_fd());
         if self.gone { Err(ErrorKind::NotConnected.into()) } else { Ok(()) }
     }
 
     /// Sends from the front of `packets` until one fails for a reason that applies to the others
-    /// too. Returns a bit for each that was sent. `joined`: a bit for each that stands for several datagrams.
+    /// too. Returns a bit for each that was sent. `joined`: a bit for each that consists of several
+    /// datagrams.
     fn send(&mut self, packets: &[Packet], joined: u64) -> (u64, io::Result<()>) {
         let mut headers = [[0; VNET_HEADER]; BATCH];
         for (header, packet) in headers.iter_mut().zip(packets) {
@@ -509,8 +512,8 @@ impl PacketPort {
                 }
                 Some(libc::ENOBUFS) => return (sent, Ok(())),
                 Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => return (sent, self.down()),
-                // The kernel does not take them, as before Linux 6.2: each alone from now on. What comes next must not
-                // overtake them.
+                // The kernel does not accept GSO packets, as before Linux 6.2: from now on each
+                // datagram is sent alone. Later packets must not overtake these datagrams.
                 Some(libc::EINVAL) if joined >> at & 1 != 0 => {
                     self.joins = false;
                     return (sent, Ok(()));
@@ -523,7 +526,7 @@ impl PacketPort {
     }
 }
 
-/// Makes a packet of a message, in the smaller buffer if that is large enough.
+/// Makes a packet from a message, in the smaller buffer if it is large enough.
 fn take_frame(slot: Slot, pool: &mut Pool) -> Packet {
     let Slot { header, mut small, mut large, len, vlan, .. } = slot;
     let mut packet = if len <= Pool::SMALL {
@@ -612,7 +615,7 @@ impl Port for PacketPort {
         if !self.waiting.is_empty() {
             return false;
         }
-        // A ring does not report an interface that went down; its socket does.
+        // A ring does not report that an interface went down; its socket does.
         if self.ring.is_some() && packet::take_error(self.socket.as_fd()).is_err() {
             return self.down().is_ok();
         }

@@ -25,16 +25,16 @@ const UDP: usize = 8;
 /// Bytes of Ethernet, IPv6 and UDP headers.
 const LONGEST: usize = 62;
 
-/// Most datagrams that the kernel merges (`UDP_GRO_CNT_MAX` is 64) or a sender passes as one buffer
+/// Maximum number of datagrams that the kernel merges (`UDP_GRO_CNT_MAX` is 64) or a sender passes as one buffer
 /// (`UDP_MAX_SEGMENTS`, 128 since Linux 6.9).
 const DATAGRAMS: usize = 128;
 
 /// MTUs that bound the inner packets, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mtus {
-    /// Of the underlay.
+    /// MTU of the underlay.
     pub(super) underlay: usize,
-    /// Of the receivers of the inner packets.
+    /// MTU of the receivers of the inner packets.
     pub(super) inner: usize,
 }
 
@@ -123,9 +123,9 @@ impl Outer {
         0
     }
 
-    /// Makes frames of a buffer that a UDP socket returned: as few as possible, or one that the
-    /// worker drops because of its metadata if the kernel's segment size contradicts it. Returns
-    /// how many datagrams were lost.
+    /// Makes frames from a buffer that a UDP socket returned: as few as possible. If the kernel's segment size
+    /// contradicts the buffer, makes one frame that the worker drops because of its metadata. Returns how many
+    /// datagrams were lost.
     pub(super) fn receive(
         &self,
         mut packet: Packet,
@@ -146,8 +146,8 @@ impl Outer {
         0
     }
 
-    /// Makes the frame of one datagram. `segment`: payload of each segment of the GSO packet inside,
-    /// zero if the kernel did not say.
+    /// Makes the frame of one datagram. `segment`: payload of each segment of the GSO packet inside, zero if the kernel
+    /// did not report it.
     fn single(&self, mut packet: Packet, mtus: Mtus, segment: usize, out: &mut impl FnMut(Packet)) {
         let offload = self.inner_offload(packet.bytes(), mtus, segment);
         self.complete(&mut packet, offload);
@@ -207,7 +207,7 @@ impl Outer {
         out: &mut impl FnMut(Packet),
     ) -> u64 {
         let alone = |run: Option<GroRun>, datagram: &[u8]| match run {
-            // Its checksum is verified.
+            // Its checksum has been verified.
             Some(_) => Offload::default(),
             None => self.inner_offload(datagram, mtus, 0),
         };
@@ -301,11 +301,11 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Whether CWR in the header of a GSO packet is the sender's answer to congestion, which belongs to the
-/// first segment only (RFC 3168 §6.1.2), and not a part of AccECN's counter, which every segment has
-/// (RFC 9768 §3.2.2). The kernel does not say. It is the former unless something shows the latter, as
-/// in `tcp_gso_segment`: the AE flag, or an ECN field that no RFC 3168 sender gives such a packet: it
-/// sets CWR in new data alone, which is ECT(0) (§6.1.4), and which routers mark CE.
+/// Whether CWR in the header of a GSO packet is the sender's reaction to congestion, which belongs to the first segment
+/// only (RFC 3168 §6.1.2), and not a part of AccECN's counter, which every segment has (RFC 9768 §3.2.2). The kernel
+/// does not report it. It is the former unless something shows the latter, as in `tcp_gso_segment`: the AE flag, or an
+/// ECN field that no RFC 3168 sender uses in such a packet. Such a sender sets CWR only in new data, which is ECT(0)
+/// (§6.1.4), and which routers mark CE.
 fn is_cwr_signal(frame: &[u8], parsed: &Parsed) -> bool {
     /// In the byte of the data offset (RFC 9768 §3.1).
     const AE: u8 = 0x01;
@@ -327,7 +327,7 @@ fn gso_type(parsed: &Parsed) -> GsoType {
     }
 }
 
-/// The run of TCP segments that merged datagrams begin with; `None` if the first is not one.
+/// The run of TCP segments at the beginning of merged datagrams; `None` if the first is not a TCP segment.
 fn run_of(bytes: &[u8], segment: usize) -> Option<GroRun> {
     let mut datagrams = bytes.chunks(segment);
     let (header, first) = datagrams.next()?.split_at_checked(VXLAN)?;

@@ -1,11 +1,11 @@
 //! Sends tunnelled GSO packets unsegmented.
 //!
-//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP
-//! tunnel; a TAP can (Linux 6.17). So a TAP is created next to the uplink, and nf_tables forwards
-//! what is written to it directly to the uplink. The kernel segments what the uplink cannot.
-//! Nothing is received from the TAP.
+//! Neither a packet socket nor a UDP socket can request segmentation by a header inside a UDP tunnel; a TAP interface
+//! can (Linux 6.17). So a TAP interface is created beside the uplink, and nf_tables forwards frames that are written to
+//! it directly to the uplink. The kernel segments them if the uplink cannot. Nothing is received from the TAP
+//! interface.
 //!
-//! It is made by control threads; all ports of the uplink share it.
+//! Control threads create it; all ports of the uplink share it.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -31,16 +31,16 @@ const TABLE_PREFIX: &str = "podswitch-";
 
 const HEADER: usize = HeaderForm::Tunnel.len();
 
-/// What a device must offload. Otherwise the kernel would segment tunnel packets one by one, which
-/// costs more than segmenting UDP (decision record 0006).
+/// The offload that a device must have. Otherwise the kernel would segment tunnel packets one by one, which costs more
+/// than segmenting UDP (decision record 0006).
 pub(super) const FEATURE: &str = "tx-udp_tnl-segmentation";
 
-/// Where frames of the TAP go.
+/// Where frames of the TAP interface go.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     /// Out of this interface.
     Interface(u32),
-    /// Where their notes say ([`forward_by_note`]).
+    /// To the link and next hop in their headers ([`forward_by_note`]).
     Note,
 }
 
@@ -64,9 +64,10 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// Puts the forwarding back if somebody changed it. Returns what was put back, as words for a note.
+    /// Restores the forwarding if somebody changed it. Returns a description of each repair.
     pub(super) fn put_back(&mut self) -> Vec<String> {
-        // What cannot be found out or put back now is tried again. Without the TAP there is nothing to put back.
+        // If the query or the repair fails, it is tried again later. Without the TAP interface there is nothing to
+        // restore.
         if self.installed.is_intact().unwrap_or(true) {
             return Vec::new();
         }
@@ -90,16 +91,17 @@ pub(super) struct Injector {
 }
 
 impl Injector {
-    /// Beside the interface `uplink` of `ns`; `None` where that gains nothing. With what keeps it up.
+    /// An injector beside the interface `uplink` of `ns`, and the value that maintains it. `None`: it would gain
+    /// nothing for this interface.
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
+    /// This kernel does not support it, or privilege is missing.
     pub(super) fn open(
         ns: &NetNs,
         uplink: &Link,
         inherited: &Inherited,
     ) -> Result<Option<(Self, Upkeep)>, HostError> {
-        // Says which interface it is for, and is as long as a name may be at most.
+        // The name identifies the interface, and has at most the length of an interface name.
         let name = format!("pst{}", uplink.index);
         let what = || format!("make TAP {name} for uplink {} in {ns}", uplink.name);
         let useful = ns
@@ -114,11 +116,11 @@ impl Injector {
         Self::make(ns, &name, uplink.mtu, Way::Interface(uplink.index), inherited).map(Some)
     }
 
-    /// For the tunnel of a UDP port in the node's own stack: frames go where their notes say
+    /// For the tunnel of a UDP port in the node's own stack: frames go to the link and next hop in their headers
     /// ([`forward_by_note`]).
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing.
+    /// This kernel does not support it, or privilege is missing.
     pub(super) fn by_note(
         ns: &NetNs,
         port: u16,
@@ -161,7 +163,7 @@ impl Injector {
             queue: Arc::new(queue),
             stays: AtomicBool::new(inherited.has_predecessor()),
         };
-        // Before it is switched on: nothing is ever to get from it into the stack.
+        // Installed before the interface is brought up, because nothing may ever enter the stack from it.
         let installed = way.install(ns, &injector.table, name)?;
         netlink.set_up(link.index)?;
         let table = injector.table.clone();
@@ -210,7 +212,7 @@ impl Drop for Injector {
         if self.stays.load(Ordering::Relaxed) {
             return;
         }
-        // At worst an empty table is left; there is no caller to report to.
+        // In the worst case an empty table is left; there is no caller to report to.
         let _ = remove_forward(&self.ns, &self.table);
     }
 }

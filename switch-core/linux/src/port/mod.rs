@@ -1,7 +1,7 @@
-//! Ports of the kernel's: TAP, AF_PACKET, and the tunnel over UDP sockets.
+//! Kernel ports: TAP, AF_PACKET, and the tunnel over UDP sockets.
 //!
-//! Each is a [`Device`](podswitch_core::port::Device) that control threads make, and opens one
-//! [`Port`](podswitch_core::port::Port) for each worker, which that worker's thread alone uses.
+//! Each is a [`Device`](podswitch_core::port::Device) that control threads create. It opens one
+//! [`Port`](podswitch_core::port::Port) for each worker, which only that worker's thread uses.
 //! They make no decisions about packets; the engine does.
 
 mod gro;

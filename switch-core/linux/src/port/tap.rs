@@ -2,9 +2,9 @@
 //! are attached by TAP by default.
 //!
 //! Each frame has a virtio-net header (12 bytes), so that checksums and segmentation can stay
-//! offloaded from pod to pod. `read` and `write` in bursts measured best (decision record 0004). A
-//! persistent device outlives the switch: the interface with its addresses and routes stays as it
-//! is and a new switch attaches to it.
+//! offloaded from pod to pod. `read` and `write` in bursts had the best results (decision record
+//! 0004). A persistent device outlives the switch: the interface keeps its addresses and routes,
+//! and a new switch attaches to it.
 //!
 //! [`TapDevice`] is used by control threads, each [`TapPort`] by one worker. Neither sets up
 //! addresses or routes: that is [`attach`](crate::attach).
@@ -33,7 +33,7 @@ use crate::handover::Inherited;
 use crate::sys::tun;
 use crate::{Context, HostError, NetNs, Netlink};
 
-/// The device file that TAPs are made with.
+/// The device file for TAP interfaces.
 const TUN_FILE: &str = "/dev/net/tun";
 
 /// Length of the header in front of each frame.
@@ -56,9 +56,9 @@ pub struct TapConfig {
     pub mac: Option<Mac>,
     /// Its MTU, in bytes.
     pub mtu: u32,
-    /// One queue for each worker. Otherwise worker 0 receives for all.
+    /// One queue for each worker. Otherwise worker 0 receives for all workers.
     pub multi_queue: bool,
-    /// It outlives the switch.
+    /// The interface outlives the switch.
     pub persistent: bool,
     /// If its queues are among these, it is not opened: another process has it open, and goes on until this one does.
     pub inherited: Inherited,
@@ -81,8 +81,8 @@ impl TapConfig {
 /// Whether this process may create TAPs.
 ///
 /// # Errors
-/// The device file is missing, or not open to this user; ports can be veth pairs with `AF_PACKET`
-/// instead.
+/// The device file is missing, or this user may not open it. Ports can be veth pairs with
+/// `AF_PACKET` instead.
 pub fn is_available() -> Result<(), HostError> {
     open_tun_file().map(drop)
 }
@@ -100,9 +100,11 @@ pub struct TapDevice {
     queue_len: u32,
     multi_queue: bool,
     uso: bool,
-    /// Reads what the kernel dropped. `None`: it does not say, and losses are not counted.
+    /// Reads the number of frames that the kernel dropped. `None`: the kernel does not report it,
+    /// and losses are not counted.
     counter: Option<LossCounter>,
-    /// With one queue: what all ports share. With several: the first, until a port takes it.
+    /// With one queue: the queue that all ports share. With several: the first one, until a port
+    /// takes it.
     queue: Option<Arc<OwnedFd>>,
     /// Further queues that another process handed over, until ports take them.
     further: Vec<Option<Arc<OwnedFd>>>,
@@ -203,7 +205,7 @@ impl TapDevice {
         self.mac
     }
 
-    /// Whether the interface existed before: an earlier run left it.
+    /// Whether an earlier run had left the interface.
     pub fn was_there(&self) -> bool {
         self.was_there
     }
@@ -213,7 +215,7 @@ impl TapDevice {
         self.multi_queue
     }
 
-    /// Removes the interface, also a persistent one.
+    /// Removes the interface, even if it is persistent.
     ///
     /// # Errors
     /// It does not exist, or cannot be removed.
@@ -308,7 +310,7 @@ fn attach(ns: &NetNs, name: &str, multi_queue: bool) -> Result<(OwnedFd, bool), 
         flags |= tun::IFF_MULTI_QUEUE;
     }
     let what = || format!("attach to TAP {name} in {ns}");
-    // The file belongs to the namespace that it is opened in.
+    // The file belongs to the namespace in which it is opened.
     let fd = ns.enter(|| {
         let fd = open_tun_file()?;
         tun::set_interface(fd.as_fd(), name, flags).context(what)?;
@@ -323,7 +325,7 @@ fn set_up(queue: &OwnedFd) -> io::Result<bool> {
     tun::set_header_len(queue.as_fd(), HEADER as i32)?;
     let tcp = tun::TUN_F_CSUM | tun::TUN_F_TSO4 | tun::TUN_F_TSO6 | tun::TUN_F_TSO_ECN;
     let uso = tun::TUN_F_USO4 | tun::TUN_F_USO6;
-    // UDP segmentation came with Linux 6.2.
+    // Linux 6.2 introduced UDP segmentation.
     if tun::set_offloads(queue.as_fd(), tcp | uso).is_ok() {
         return Ok(true);
     }
@@ -340,7 +342,7 @@ pub(super) fn key(ns: &NetNs, name: &str) -> Result<String, HostError> {
 /// A backlog of this many frames means that the queue may have been full. The kernel's queue holds
 /// 500 or more (txqueuelen, 1000 by default).
 const BACKLOG: usize = 500;
-/// A queue that never gets empty is reported once in so many frames.
+/// If a queue never becomes empty, it is reported once per this number of frames.
 const LONG_BACKLOG: usize = 8192;
 
 /// One worker's queue of a TAP.
@@ -349,21 +351,21 @@ pub struct TapPort {
     queue: Arc<OwnedFd>,
     receives: bool,
     losses: Option<Arc<Losses>>,
-    /// Frames received since the queue was empty, or was reported to be full.
+    /// Frames received since the queue was empty, or was reported as full.
     backlog: usize,
     /// Consecutive datagrams of a flow are written as one GSO packet.
     joins: bool,
     info: PortInfo,
 }
 
-/// Which packets of a burst were written, a bit for each; and why the others were not.
+/// A bit for each packet of a burst that was written; and why the others were not.
 struct Written {
     done: u64,
     result: io::Result<()>,
 }
 
 impl TapPort {
-    /// Notes that a burst was received, after which the queue was empty or not.
+    /// Records that a burst was received, after which the queue was empty or not.
     fn burst(&mut self, received: usize, is_empty: bool) {
         self.backlog += received;
         let was_full = self.backlog >= if is_empty { BACKLOG } else { LONG_BACKLOG };
@@ -418,9 +420,10 @@ impl TapPort {
                         done = run.members().fold(done, |done, member| done | 1 << member);
                         continue;
                     }
-                    // The kernel does not take such packets, whatever it said: each alone from now on.
+                    // The kernel does not accept such packets although it reported support: from
+                    // now on each datagram is written alone.
                     Err(Errno::INVAL) => self.joins = false,
-                    // Memory for one datagram may be had.
+                    // There may be enough memory for one datagram.
                     Err(_) => {}
                 }
             }
@@ -455,8 +458,8 @@ impl TapPort {
     }
 }
 
-/// Whether a failed write ends the burst: the queue is full, or the device is gone. Otherwise it is down or refuses
-/// this frame; others may pass.
+/// Whether a failed write ends the burst: the queue is full, or the device no longer exists.
+/// Otherwise the interface is down or refuses this frame, and others may pass.
 fn ends_burst(errno: Errno) -> Option<io::Result<()>> {
     match errno {
         Errno::AGAIN => Some(Ok(())),
@@ -482,14 +485,15 @@ impl Port for TapPort {
         }
         let before = batch.len();
         let mut bytes = 0;
-        // Taken from the pool for each burst rather than kept: all ports of a worker share the
-        // cached ones. Without one that is long enough for any frame nothing is read, since the
-        // frame would be truncated.
+        // Taken from the pool for each burst and not kept, because all ports of a worker share the
+        // buffers that are in the cache. Without a buffer that is long enough for any frame,
+        // nothing is read, since the frame would be truncated.
         let Some(mut large) = pool.alloc(SizeClass::Large) else { return Ok(0) };
         let (mut failure, mut is_empty) = (None, false);
         while !batch.is_full() && bytes < BURST_BYTES {
             let Some(mut small) = pool.alloc(SizeClass::Small) else { break };
-            // Into one buffer, which costs the kernel less than several; short frames are copied.
+            // Reads into one buffer, which costs the kernel less than several; short frames are
+            // copied.
             match rustix::io::read(&self.queue, large.spare_mut()) {
                 Ok(len) if len <= HEADER + Pool::SMALL => {
                     let read = &large.spare_mut()[..len.max(HEADER)];
@@ -566,7 +570,7 @@ impl Port for TapPort {
 
     fn take_lost(&mut self) -> u64 {
         let Some(losses) = &self.losses else { return 0 };
-        // Read first: the line stays in all workers' caches while nothing is lost.
+        // Read first: the cache line stays in all workers' caches while nothing is lost.
         if losses.uncounted.load(Relaxed) == 0 { 0 } else { losses.uncounted.swap(0, Relaxed) }
     }
 

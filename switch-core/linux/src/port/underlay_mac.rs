@@ -1,10 +1,10 @@
-//! MAC addresses made of underlay IP addresses.
+//! MAC addresses derived from underlay IP addresses.
 
 use std::net::IpAddr;
 
 use podswitch_wire::addr::Mac;
 
-/// The MAC address that stands for an underlay address in frames of this port: `0a:58` and the
+/// The MAC address that represents an underlay address in frames of this port: `0a:58` and the
 /// address's last four bytes.
 pub fn underlay_mac(address: IpAddr) -> Mac {
     let last = match address {

@@ -1,8 +1,8 @@
 //! The virtio-net header (virtio 1.2 §5.1.6), which TAP devices and AF_PACKET sockets put in front
-//! of a frame: what the sender left to offloads.
+//! of a frame: the work that the sender left to offloads.
 //!
 //! Kernel ports call this for every frame, on their worker's thread. The bytes are untrusted: a pod
-//! with a packet socket chooses them. [`decode`] checks them against the frame; [`Offload::check`]
+//! with a packet socket controls them. [`decode`] checks them against the frame; [`Offload::check`]
 //! compares the offsets with the parsed packet.
 //!
 //! Both users of this header pass it in native byte order (a TAP unless TUNSETVNETLE/BE is set).
@@ -20,10 +20,10 @@ const GSO_ECN: u8 = 0x80;
 /// Length of the Ethernet header; no checksum starts inside it.
 const ETHERNET: usize = 14;
 
-/// The form of the header. The fields used here are the same in all.
+/// The form of the header. The fields used here are the same in all forms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum HeaderForm {
-    /// 10 bytes: `virtio_net_hdr`, what AF_PACKET uses.
+    /// 10 bytes: `virtio_net_hdr`, which AF_PACKET uses.
     Legacy,
     /// 12 bytes: `virtio_net_hdr_v1`, with a buffer count that a TAP ignores.
     #[default]
@@ -54,7 +54,7 @@ impl HeaderForm {
     }
 }
 
-/// What is wrong with a virtio-net header. The frame behind it is dropped with
+/// The error in a virtio-net header. The frame behind it is dropped with
 /// [`DropReason::OffloadInvalid`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HeaderError {
@@ -85,11 +85,11 @@ impl From<HeaderError> for DropReason {
 }
 
 /// Reads the first ten bytes of `header`, with which every form begins, and checks them against the
-/// `frame`. `Offload::hdr_len` of a GSO packet is set to the real length of its headers: senders
-/// put any value there.
+/// `frame`. `Offload::hdr_len` of a GSO packet is set to the real length of its headers, because
+/// senders may write any value there.
 ///
 /// # Errors
-/// [`HeaderError`] says what contradicts the frame.
+/// [`HeaderError`] if the header contradicts the frame.
 #[inline]
 pub fn decode(header: &[u8], frame: &[u8]) -> Result<Offload, HeaderError> {
     let header: &[u8; 10] = header.first_chunk().ok_or(HeaderError::Truncated)?;

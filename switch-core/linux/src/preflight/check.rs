@@ -1,16 +1,16 @@
-//! What a check found, and what the checks are told.
+//! The result of a check, and the input of the checks.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::NetNs;
 
-/// What comes of a check.
+/// The result level of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be, or of no importance.
+    /// No problem.
     Ok,
-    /// The switch runs, and something is missing or may be in its way.
+    /// The switch runs, but something is missing or may interfere.
     Warn,
     /// The switch does not run, or pods are not connected.
     Fail,
@@ -31,13 +31,13 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Check {
-    /// What was looked at, as `tun`.
+    /// The subject of the check, such as `tun`.
     pub name: &'static str,
-    /// What came of it.
+    /// Its level.
     pub level: Level,
-    /// What was found and what it means.
+    /// The finding and its meaning.
     pub found: String,
-    /// How to mend it; empty if there is nothing to mend.
+    /// How to fix it; empty if there is nothing to fix.
     pub mend: String,
 }
 
@@ -63,7 +63,7 @@ impl Check {
     }
 }
 
-/// What the switch will be started with, as far as checks depend on it.
+/// The options with which the switch will be started, as far as checks depend on them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
@@ -71,19 +71,19 @@ pub struct Options {
     pub namespace: NetNs,
     /// UDP port of the tunnel. `None`: 4789, or 8472 in a cluster with Flannel.
     pub vxlan_port: Option<u16>,
-    /// Where health and metrics are served, if they are.
+    /// Address of health checks and metrics, if they are served.
     pub listen: Option<SocketAddr>,
     /// The interface for traffic without a tunnel, if one is used.
     pub uplink: Option<String>,
-    /// Where the container runtime looks for CNI configuration. `None`: not looked at.
+    /// Where the container runtime looks for CNI configuration. `None`: not checked.
     pub cni_conf_dir: Option<PathBuf>,
-    /// Name of our own file there.
+    /// Name of the switch's own file there.
     pub conflist: String,
     /// Where the container runtime keeps network namespaces.
     pub netns_dir: PathBuf,
-    /// Pods that the node may have.
+    /// Maximum number of pods on the node.
     pub pods: usize,
-    /// Threads that forward.
+    /// Number of forwarding threads.
     pub workers: usize,
 }
 

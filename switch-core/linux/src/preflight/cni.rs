@@ -1,4 +1,4 @@
-//! Other network plugins: their configuration, which the runtime may take in place of ours, and their interfaces.
+//! Other network plugins: their configuration, which the runtime may use instead of ours, and their interfaces.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::check::{Check, Options};
 use crate::Netlink;
 
-/// Beginnings of names of interfaces, and whose they are.
+/// Prefixes of interface names, and the plugins that use them.
 const INTERFACES: [(&str, &str); 13] = [
     ("flannel", "Flannel"),
     ("cni0", "the bridge plugin (Flannel, k3s)"),
@@ -36,7 +36,7 @@ pub(super) fn checks(options: &Options) -> Vec<Check> {
     checks
 }
 
-/// The runtime takes the first file by name.
+/// The runtime uses the first file by name.
 fn configuration(folder: &Path, ours: &str) -> Check {
     const NAME: &str = "CNI configuration";
     let shown = folder.display();
@@ -84,7 +84,7 @@ fn interfaces<'a>(names: impl Iterator<Item = &'a str>) -> Check {
     if found.is_empty() {
         return Check::ok(NAME, "no other network's interfaces");
     }
-    // Calico has one a pod.
+    // Calico has one interface for each pod.
     let (count, few) = (found.len(), found.iter().take(5).cloned().collect::<Vec<_>>().join(", "));
     let found = format!(
         "{count} interfaces of other networks: {few}: their rules and routes may be in the way"
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_runtime_takes_first_decides() {
+    fn the_first_file_by_name_decides() {
         let folder =
             std::env::temp_dir().join(format!("podswitch-preflight-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! What the kernel can do, tried in a namespace of its own rather than read from its version.
+//! The features of the kernel, tried in a namespace of its own and not derived from its version.
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -11,7 +11,7 @@ use crate::sys::{tun, udp};
 use crate::{HostError, NetNs};
 use podswitch_core::port::Device;
 
-/// The oldest kernel that the project is tested with has all of it; older ones may lack something that is tried here.
+/// The oldest kernel with which the project is tested has all features; older ones may lack some of those tried here.
 const TESTED_SINCE: (u32, u32) = (5, 10);
 
 pub(super) fn checks() -> Vec<Check> {
@@ -19,7 +19,7 @@ pub(super) fn checks() -> Vec<Check> {
     let mut checks = vec![version(release.trim())];
     checks.push(udp_offloads());
     let Ok(scratch) = NetNs::anonymous() else {
-        // Said by the check of namespaces; without one nothing more can be tried.
+        // Reported by the check of namespaces; without a namespace nothing else can be tried.
         return checks;
     };
     checks.extend(tap_offloads(&scratch));
@@ -64,7 +64,7 @@ fn udp_offloads() -> Check {
 fn tap_offloads(scratch: &NetNs) -> Vec<Check> {
     const USO: &str = "TUN USO";
     const TUNNEL: &str = "VXLAN tunnel GSO";
-    // Whether the device can be opened is a check of its own.
+    // Another check reports whether the device can be opened.
     let Ok(tap) = TapDevice::open(scratch, &TapConfig::new("preflight0")) else {
         return Vec::new();
     };
@@ -83,7 +83,7 @@ fn tap_offloads(scratch: &NetNs) -> Vec<Check> {
     vec![uso, tunnel]
 }
 
-/// A TAP that takes GSO packets inside UDP tunnels.
+/// A TAP interface that accepts GSO packets inside UDP tunnels.
 fn tunnel_offloads(scratch: &NetNs) -> Result<(), HostError> {
     scratch.enter(|| {
         let fd = open_tun_file()?;
@@ -119,7 +119,7 @@ fn packet_sockets() -> Check {
     }
 }
 
-/// The tables that the switch makes, made in the scratch namespace.
+/// The tables that the switch uses, created in the scratch namespace.
 fn nftables(scratch: &NetNs) -> Vec<Check> {
     let pods = vec!["10.0.0.0/24".parse().expect("a range"), "fd00::/64".parse().expect("a range")];
     let config =
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_kernels_are_told() {
+    fn old_kernels_are_reported() {
         for (release, level) in [
             ("5.9.16", Level::Warn),
             ("4.19.0-27-amd64", Level::Warn),

@@ -1,8 +1,8 @@
-//! Whether a machine has what the switch of a node needs: [`run`] looks at everything, each [`Check`] says what was
-//! found, what it means and how to mend it.
+//! Whether a machine has what the switch of a node needs. [`run`] checks everything; each [`Check`] reports the
+//! finding, its meaning and how to fix it.
 //!
-//! Called before a switch is started, on any thread, by a person or an init container. What has to be tried is tried in
-//! a network namespace made for it; the node's own is only looked at. Nothing is changed.
+//! Called before a switch is started, on any thread, by a user or an init container. Features are tried in a network
+//! namespace created for that purpose; the node's own namespace is only inspected. Nothing is changed.
 
 mod check;
 mod cni;
@@ -13,7 +13,7 @@ mod privilege;
 
 pub use self::check::{Check, Level, Options};
 
-/// Looks at everything, in an order that a person reads in.
+/// Runs all checks, in the order in which a user reads them.
 pub fn run(options: &Options) -> Vec<Check> {
     let mut checks = privilege::checks(options);
     checks.extend(kernel::checks());

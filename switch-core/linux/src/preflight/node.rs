@@ -9,9 +9,9 @@ use podswitch_core::config::NAT_PORTS;
 use super::check::{Check, Options};
 use crate::{KubeProxy, NetNs, Netlink, sysctl};
 
-/// Fewer source ports than this are few for a node's own connections.
+/// With fewer source ports than this, the node's own connections may run out of ports.
 const FEW_PORTS: usize = 2000;
-/// The share of tracked connections from which on the node's own table is nearly full, in percent.
+/// The share of tracked connections above which the node's own table is nearly full, in percent.
 const NEARLY_FULL: u64 = 90;
 
 pub(super) fn checks(options: &Options) -> Vec<Check> {
@@ -58,7 +58,7 @@ fn forwarding(ns: &NetNs) -> Check {
     }
 }
 
-/// The strict check drops what the node is sent another way than it would answer.
+/// A strict check drops packets that arrive on another interface than the one used for replies.
 fn reverse_path(ns: &NetNs, options: &Options) -> Check {
     const NAME: &str = "rp_filter";
     let read = |interface: &str| sysctl::get(ns, &format!("net/ipv4/conf/{interface}/rp_filter"));
@@ -80,7 +80,7 @@ fn reverse_path(ns: &NetNs, options: &Options) -> Check {
     }
 }
 
-/// The switch takes ports for its source NAT from the kernel's choice.
+/// The switch reserves ports for its source NAT, so that the kernel does not choose them.
 fn source_ports(ns: &NetNs) -> Check {
     const NAME: &str = "source ports";
     let Some(range) = sysctl::get(ns, "net/ipv4/ip_local_port_range").ok().and_then(|t| pair(&t))
@@ -111,14 +111,14 @@ fn left_ports(range: &RangeInclusive<u16>) -> Check {
     )
 }
 
-/// Two numbers with space between.
+/// Two numbers separated by white space.
 fn pair(text: &str) -> Option<RangeInclusive<u16>> {
     let mut numbers = text.split_whitespace().map(str::parse);
     let range = numbers.next()?.ok()?..=numbers.next()?.ok()?;
     (!range.is_empty()).then_some(range)
 }
 
-/// The kernel tracks what it masquerades, and what other rules ask for.
+/// The kernel tracks connections that it masquerades or that other rules track.
 fn tracked_connections(ns: &NetNs) -> Option<Check> {
     const NAME: &str = "nf_conntrack";
     let read = |key: &str| sysctl::get(ns, key).ok()?.parse::<u64>().ok();
@@ -221,10 +221,10 @@ fn kube_proxy(found: Result<Option<KubeProxy>, crate::HostError>) -> Check {
     }
 }
 
-/// Namespaces that the runtime makes later must become visible here.
+/// Namespaces that the runtime creates later must become visible here.
 fn propagation(folder: &Path, mountinfo: &str) -> Check {
     const NAME: &str = "network namespaces of pods";
-    // Of several mounts at one place the last is on top.
+    // If several mounts have the same path, the last one is on top.
     let mount = mountinfo
         .lines()
         .filter_map(Mount::parse)
@@ -257,7 +257,7 @@ fn propagation(folder: &Path, mountinfo: &str) -> Check {
 struct Mount<'a> {
     point: &'a str,
     kind: &'a str,
-    /// Mounts made elsewhere appear here.
+    /// Mounts created elsewhere appear here.
     receives: bool,
 }
 
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_that_are_left_are_counted() {
+    fn remaining_ports_are_counted() {
         assert_eq!(pair("32768\t60999"), Some(32768..=60999));
         assert_eq!(pair("7"), None);
         assert_eq!(left_ports(&(32_768..=60_999)).level, Level::Ok);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn small_underlays_are_told() {
+    fn small_underlay_mtus_are_reported() {
         assert_eq!(mtu_of("eth0", 1349).level, Level::Warn);
         let check = mtu_of("eth0", 1500);
         assert_eq!((check.level, check.found.contains("1450")), (Level::Ok, true), "{check:?}");

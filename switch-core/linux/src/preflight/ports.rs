@@ -1,4 +1,4 @@
-//! Ports that the switch listens on and somebody else may have.
+//! Ports on which the switch listens and that others may use.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -12,7 +12,7 @@ const FLANNEL: u16 = 8472;
 
 pub(super) fn checks(options: &Options) -> Vec<Check> {
     let ns = &options.namespace;
-    // A switch that runs has them itself.
+    // If a switch is running, it uses them itself.
     let running = Netlink::open(ns)
         .and_then(|mut n| n.find_link("podswitch0"))
         .is_ok_and(|link| link.is_some());
@@ -31,7 +31,7 @@ pub(super) fn checks(options: &Options) -> Vec<Check> {
 fn udp_port(ns: &NetNs, port: u16) -> io::Result<()> {
     ns.enter(|| {
         UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).or_else(|error| match error.raw_os_error() {
-            // No IPv6 here.
+            // No IPv6 on this machine.
             Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => UdpSocket::bind(("0.0.0.0", port)),
             _ => Err(error),
         })

@@ -1,4 +1,4 @@
-//! What this process may do: capabilities, namespaces, the tun device, descriptors.
+//! The privileges of this process: capabilities, namespaces, the tun device, descriptors.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use super::check::{Check, Options};
 use crate::port::tap;
 use crate::{HostError, NetNs};
 
-/// Descriptors beside those of pods: sockets, files, namespaces.
+/// Number of descriptors in addition to those of pods: sockets, files, namespaces.
 const OTHER_DESCRIPTORS: u64 = 256;
 
 pub(super) fn checks(options: &Options) -> Vec<Check> {
@@ -23,7 +23,7 @@ pub(super) fn checks(options: &Options) -> Vec<Check> {
     ]
 }
 
-/// What each capability is needed for.
+/// The purpose of each capability.
 const NEEDED: [(CapabilitySet, &str, &str); 3] = [
     (CapabilitySet::NET_ADMIN, "NET_ADMIN", "interfaces, routes, nftables"),
     (CapabilitySet::NET_RAW, "NET_RAW", "packet sockets"),
@@ -62,7 +62,7 @@ fn namespaces() -> Check {
     }
 }
 
-/// Only ordinary users need them: `demo` and tests.
+/// Only unprivileged users need them: `demo` and tests.
 fn user_namespaces() -> Check {
     const NAME: &str = "user namespaces";
     let read = |key: &str| fs::read_to_string(format!("/proc/sys/{key}"));
@@ -86,7 +86,7 @@ fn tun(error: Option<&HostError>) -> Check {
         (io::ErrorKind::NotFound, _) => {
             "load the module (`modprobe tun`, and in /etc/modules-load.d), and in a container mount /dev/net/tun".to_owned()
         }
-        // The device cgroup says EPERM, a file's mode EACCES.
+        // The device cgroup returns EPERM, a file's mode EACCES.
         (_, Some(libc::EPERM)) => "the device cgroup denies it: runc 1.2.0 to 1.2.3 deny /dev/net/tun to containers that are \
                                    not privileged (1.2.4 mends that): upgrade runc, or run the container privileged; with \
                                    other runtimes allow the character device 10:200 rwm"
@@ -100,7 +100,7 @@ fn tun(error: Option<&HostError>) -> Check {
     Check::fail(NAME, found, mend)
 }
 
-/// Every pod's port takes a descriptor for each worker; the switch raises its own limit to the hard one.
+/// Every pod's port needs a descriptor for each worker; the switch raises its own limit to the hard limit.
 fn descriptors(hard: Option<u64>, options: &Options) -> Check {
     const NAME: &str = "descriptors";
     let needed = (options.pods * options.workers) as u64 + OTHER_DESCRIPTORS;
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_of_a_closed_tun_device_is_named() {
+    fn the_cause_of_an_unusable_tun_device_is_named() {
         let with = |errno| {
             let error = HostError::new("open /dev/net/tun", io::Error::from_raw_os_error(errno));
             tun(Some(&error))

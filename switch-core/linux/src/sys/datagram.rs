@@ -97,7 +97,7 @@ impl Control {
         at + len.next_multiple_of(8)
     }
 
-    /// Calls `each` with every message in the first `len` bytes: level, kind, data.
+    /// Calls `each` for every message in the first `len` bytes: level, kind, data.
     pub(crate) fn each(&self, len: usize, mut each: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
         let mut rest = &self.0[..len.min(Self::LEN)];
         while let Some((head, _)) = rest.split_first_chunk::<CMSG>() {
@@ -170,15 +170,15 @@ pub(crate) struct Slot {
     pub(crate) large: Packet,
     /// Number of bytes.
     pub(crate) len: usize,
-    /// Who sent it.
+    /// The sender.
     pub(crate) from: Option<SocketAddr>,
     /// Traffic class: DSCP and ECN.
     pub(crate) class: u8,
     /// The segment size that the kernel reported (`UDP_GRO`), in bytes; zero: none.
     /// `received::Received` decides which segments it refers to.
     pub(crate) segment: usize,
-    /// Datagrams that the socket's full buffer had no room for, since it was opened (`SO_RXQ_OVFL`);
-    /// zero: none, or not known.
+    /// Datagrams for which the socket's full buffer had no room, since it was opened
+    /// (`SO_RXQ_OVFL`); zero: none, or not known.
     pub(crate) overflow: u32,
     /// The message or its control messages were truncated.
     pub(crate) cut: bool,
@@ -192,7 +192,7 @@ impl Slot {
     }
 }
 
-/// Most slots that one call fills.
+/// Maximum number of slots that one call fills.
 pub(crate) const SLOTS: usize = 32;
 
 /// Receives into up to [`SLOTS`] of `slots` without waiting. Returns how many were filled.

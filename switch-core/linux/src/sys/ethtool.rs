@@ -13,7 +13,7 @@ const ETHTOOL_GFEATURES: u32 = 0x3a;
 const ETH_SS_FEATURES: u32 = 4;
 /// Length of each name, in bytes.
 const NAME: usize = 32;
-/// More features than any kernel has: 64 bits of them so far.
+/// More features than any kernel has (64 so far).
 const MOST: usize = 512;
 
 /// Whether the feature is active on the device `name` in the namespace of `socket`. False for a
@@ -38,7 +38,7 @@ pub(crate) fn has_feature(socket: BorrowedFd<'_>, name: &str, feature: &str) -> 
     Ok(features[2 + at / 32 * 4 + 2] & 1 << (at % 32) != 0)
 }
 
-/// `value` begins with an ethtool command and is as long as that says, in its own fields.
+/// `value` must begin with an ethtool command and be as long as its own fields say.
 fn request(socket: BorrowedFd<'_>, name: &str, value: &mut [u32]) -> io::Result<()> {
     let mut request = named(name)?;
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();

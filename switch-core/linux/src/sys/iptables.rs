@@ -1,5 +1,5 @@
-//! The old interface of iptables (linux/netfilter_ipv4/ip_tables.h), read only: iptables-legacy's rules are not in
-//! nf_tables.
+//! The old interface of iptables (linux/netfilter_ipv4/ip_tables.h), read only, because the rules of iptables-legacy
+//! are not in nf_tables.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,7 +10,7 @@ const IPT_SO_GET_INFO: libc::c_int = 64;
 const IPT_SO_GET_ENTRIES: libc::c_int = 65;
 /// XT_TABLE_MAXNAMELEN.
 const NAME: usize = 32;
-/// More than this is no table that a node has, in bytes.
+/// Maximum size of a table in bytes; a larger one is refused.
 const MAX_SIZE: u32 = 256 << 20;
 
 /// `struct ipt_getinfo`.
@@ -24,8 +24,8 @@ struct Info {
     size: u32,
 }
 
-/// The entries of `table` as the kernel lays them out, in the namespace of a raw IPv4 `socket`. Names of chains and
-/// targets stand in them as text.
+/// The entries of `table` as the kernel lays them out, in the namespace of a raw IPv4 `socket`. They contain the names
+/// of chains and targets as text.
 ///
 /// # Errors
 /// There is no such table; missing privilege.
@@ -57,7 +57,7 @@ pub(crate) fn entries(socket: BorrowedFd<'_>, table: &str) -> io::Result<Vec<u8>
     if info.size > MAX_SIZE {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // struct ipt_get_entries: the name, the size, 4 bytes up to the alignment of what follows.
+    // struct ipt_get_entries: the name, the size, 4 bytes of padding before the entries.
     const HEAD: usize = NAME + 8;
     let mut buffer = vec![0u8; HEAD + info.size as usize];
     buffer[..NAME].copy_from_slice(&name);

@@ -16,12 +16,12 @@ pub(crate) struct Mapping {
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Maps the first `length` bytes of a file. What is written goes to the file.
+    /// Maps the first `length` bytes of a file. Writes go to the file.
     pub(crate) fn shared(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         Self::new(file, length, libc::MAP_SHARED)
     }
 
-    /// As `shared`, but what is written does not go to the file.
+    /// As `shared`, but writes do not go to the file.
     pub(crate) fn private(file: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
         Self::new(file, length, libc::MAP_PRIVATE | libc::MAP_NORESERVE)
     }
@@ -45,7 +45,7 @@ impl Mapping {
         unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.length) }
     }
 
-    /// The mapped bytes for the rest of the process' life.
+    /// The mapped bytes, for the rest of the process's life.
     pub(crate) fn leak(self) -> &'static mut [u8] {
         let mut kept = std::mem::ManuallyDrop::new(self);
         // SAFETY: as in `bytes`; the mapping is never removed, since the value is not dropped.

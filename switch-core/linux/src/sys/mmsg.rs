@@ -12,7 +12,7 @@ pub(crate) const VNET_HEADER: usize = 10;
 /// Control data of one message: a `cmsghdr` and a `tpacket_auxdata`.
 const CONTROL: usize = 40;
 
-/// What one message is received into.
+/// Buffers for one received message.
 pub(crate) struct Slot {
     /// The virtio-net header.
     pub(crate) header: [u8; VNET_HEADER],
@@ -20,7 +20,7 @@ pub(crate) struct Slot {
     pub(crate) small: Packet,
     /// The bytes after those, at the same offset as in the packet.
     pub(crate) large: Packet,
-    /// Length of the frame; what exceeds both buffers is truncated.
+    /// Length of the frame; bytes that exceed both buffers are truncated.
     pub(crate) len: usize,
     /// The VLAN tag that the kernel removed from the frame: TPID and TCI.
     pub(crate) vlan: Option<(u16, u16)>,
@@ -92,7 +92,7 @@ fn iovec(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
 
-/// For `sendmmsg`, which does not write through the pointer although its type would let it.
+/// For `sendmmsg`, which does not write through the pointer although its type allows it.
 fn iovec_to_read(bytes: &[u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }

@@ -1,5 +1,5 @@
-//! The home of `unsafe` system calls: what neither the standard library nor `rustix` offers safely
-//! (tun and packet socket options, the mapped receive ring, `unshare`, `pre_exec`).
+//! The home of `unsafe` system calls that neither the standard library nor `rustix` offers safely (tun and packet
+//! socket options, the mapped receive ring, `unshare`, `pre_exec`).
 //!
 //! Called by `port::{tap, af_packet}` on worker threads and by the rest of the crate at set-up.
 //! Every function here is safe to call with any arguments; each block says why. Nothing here makes
@@ -22,7 +22,7 @@ pub(crate) mod udp;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Turns the result of a C call that says -1 for an error into an `io::Result`.
+/// Turns the result of a C call that returns -1 for an error into an `io::Result`.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -48,8 +48,8 @@ fn set<T>(
     .map(drop)
 }
 
-/// The header of a message of so many `parts`. Its fields have other types in other C libraries, with padding where the
-/// kernel's are wider, which is zero here.
+/// The header of a message with this number of `parts`. Its fields have other types in other C libraries, with padding
+/// (zero here) where the kernel's types are wider.
 fn message_header(parts: *mut libc::iovec, count: usize) -> libc::msghdr {
     // SAFETY: all zero is a valid `msghdr`: integers and null pointers.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -58,13 +58,13 @@ fn message_header(parts: *mut libc::iovec, count: usize) -> libc::msghdr {
     header
 }
 
-/// Bytes of control messages that were received.
+/// The number of bytes of control messages that were received.
 #[allow(clippy::unnecessary_cast, reason = "the field has another type in musl")]
 fn control_len(header: &libc::msghdr) -> usize {
     header.msg_controllen as usize
 }
 
-/// sendmmsg(2) without waiting: the kernel's own, since that of musl sends one message at a time.
+/// sendmmsg(2) without waiting: calls the kernel directly, since musl's function sends one message at a time.
 ///
 /// # Safety
 /// Every pointer in `headers` is to memory with the length given beside it, which the kernel only reads.

@@ -1,4 +1,4 @@
-//! Namespaces: leaving the present ones, and starting programs in others.
+//! Namespaces: leaving the current ones, and starting programs in others.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ pub(crate) fn unshare_net() -> io::Result<()> {
     check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
 }
 
-/// Has `command` start its program inside the network namespace behind `ns`.
+/// Makes `command` start its program inside the network namespace behind `ns`.
 pub(crate) fn enter_before_exec(command: &mut Command, ns: Arc<OwnedFd>) {
     let enter = move || {
         // SAFETY: a plain system call on a descriptor that the closure keeps open.
@@ -27,9 +27,9 @@ pub(crate) fn enter_before_exec(command: &mut Command, ns: Arc<OwnedFd>) {
     unsafe { command.pre_exec(enter) };
 }
 
-/// Has `command` start its program as root of a new user, network and mount namespace in which
-/// `uid` and `gid`, those of the caller, are root's. With [`CommandExt::exec`] this happens to
-/// the calling process, which must have one thread only.
+/// Makes `command` start its program as root of a new user, network and mount namespace, in which
+/// `uid` and `gid`, those of the caller, are mapped to root's. With [`CommandExt::exec`] this
+/// happens to the calling process, which must have only one thread.
 pub(crate) fn new_user_namespace_before_exec(command: &mut Command, uid: u32, gid: u32) {
     let uid_map = format!("0 {uid} 1");
     let gid_map = format!("0 {gid} 1");
@@ -38,8 +38,8 @@ pub(crate) fn new_user_namespace_before_exec(command: &mut Command, uid: u32, gi
         // SAFETY: a plain system call; the kernel refuses it (EINVAL) in a process with several
         // threads, so none of them can see half of the change.
         check(unsafe { libc::unshare(flags) })?;
-        // The kernel wants group changes given up before an ordinary user may map groups
-        // (user_namespaces(7)).
+        // The kernel requires that group changes are given up before an unprivileged user may map
+        // groups (user_namespaces(7)).
         write_file("/proc/self/setgroups", b"deny")?;
         write_file("/proc/self/uid_map", uid_map.as_bytes())?;
         write_file("/proc/self/gid_map", gid_map.as_bytes())
@@ -73,7 +73,7 @@ pub(crate) fn cookie(socket: std::os::fd::BorrowedFd<'_>) -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// Which kind of namespace a descriptor stands for (`CLONE_NEW*`); `ENOTTY` if for none.
+/// The kind of namespace behind a descriptor (`CLONE_NEW*`); `ENOTTY` if it is not a namespace.
 pub(crate) fn kind(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<libc::c_int> {
     /// linux/nsfs.h
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;

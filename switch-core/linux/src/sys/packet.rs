@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::{check, set};
 
-/// Options that `libc` does not name.
+/// Options that `libc` does not define.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 const PACKET_FANOUT_FLAG_UNIQUEID: u32 = 0x2000;
 
@@ -63,7 +63,7 @@ pub(crate) fn set_vnet_header(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1i32)
 }
 
-/// Does not receive what this host sends, including the switch's own frames (Linux 4.20).
+/// Does not receive frames that this host sends, including the switch's own (Linux 4.20).
 pub(crate) fn set_ignore_outgoing(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1i32)
 }
@@ -78,7 +78,7 @@ pub(crate) fn set_qdisc_bypass(socket: BorrowedFd<'_>, on: bool) -> io::Result<(
     set(socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &i32::from(on))
 }
 
-/// Frames too long for a slot of the receive ring are queued completely on the socket as well.
+/// Queues frames that are too long for a slot of the receive ring completely on the socket as well.
 pub(crate) fn set_copy_threshold(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1i32)
 }

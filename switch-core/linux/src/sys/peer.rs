@@ -1,12 +1,12 @@
-//! Who is at the other end of a Unix socket (unix(7), SO_PEERCRED).
+//! The process at the other end of a Unix socket (unix(7), SO_PEERCRED).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::check;
 
-/// The user id of the process that connected. Its process id is 0 where it is in no PID namespace of ours, as a
-/// container runtime is for a container.
+/// The user id of the process that connected. Its process id is 0 if it is in no PID namespace of this process, as a
+/// container runtime is for a container, so the process id is not used.
 pub(crate) fn user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     user_and_process(socket).map(|(user, _)| user)
 }

@@ -112,8 +112,8 @@ impl Ring {
         unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(offset).cast()) }
     }
 
-    /// Finds the oldest frame of a ring that another process used: the kernel fills slots in order, so it follows one that
-    /// is empty, or is the first by its time if none is. Returns whether there is any.
+    /// Finds the oldest frame of a ring that another process used. The kernel fills slots in order, so the oldest frame
+    /// follows an empty slot; if none is empty, it is the one with the earliest time. Returns whether there is any frame.
     #[cold]
     fn find(&mut self) -> bool {
         let is_there =
@@ -143,12 +143,13 @@ impl Ring {
         self.is_found || self.find()
     }
 
-    /// The frame that is `ahead` frames behind the oldest not yet released, if it is there.
+    /// The frame that is `ahead` frames behind the oldest one not yet released; `None` if it has
+    /// not arrived.
     pub(crate) fn peek(&self, ahead: usize) -> Option<Frame<'_>> {
         if ahead >= self.slots {
             return None;
         }
-        // Acquire: what the kernel wrote before the status is seen.
+        // Acquire: everything that the kernel wrote before the status is visible.
         let status = self.status(self.next + ahead).load(Ordering::Acquire);
         if status & TP_STATUS_USER == 0 {
             return None;
@@ -166,14 +167,14 @@ impl Ring {
     /// Gives the oldest `count` frames back to the kernel.
     pub(crate) fn release(&mut self, count: usize) {
         for _ in 0..count {
-            // Release: our reading is over before the kernel writes.
+            // Release: our reads are complete before the kernel writes.
             self.status(self.next).store(TP_STATUS_KERNEL, Ordering::Release);
             self.next = (self.next + 1) & (self.slots - 1);
         }
     }
 }
 
-/// Reads one slot. The kernel is trusted with what it writes, but not with memory safety.
+/// Reads one slot. The kernel's data is trusted, but memory safety does not depend on it.
 fn read(slot: &[u8], status: u32) -> Frame<'_> {
     let word = |at: usize| u32::from_ne_bytes([slot[at], slot[at + 1], slot[at + 2], slot[at + 3]]);
     let half = |at: usize| u16::from_ne_bytes([slot[at], slot[at + 1]]);

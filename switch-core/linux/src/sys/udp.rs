@@ -31,12 +31,13 @@ pub(crate) fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, &1i32)
 }
 
-/// Has a socket cut what it sends into segments of `bytes` (UDP_SEGMENT, Linux 4.18).
+/// Makes the kernel segment the data sent on a socket into datagrams of `bytes` (UDP_SEGMENT, Linux
+/// 4.18).
 pub(crate) fn set_segment(socket: BorrowedFd<'_>, bytes: i32) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &bytes)
 }
 
-/// Adds the number of datagrams that the socket had no room for to received messages.
+/// Adds to received messages the number of datagrams for which the socket had no room.
 pub(crate) fn set_overflow(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)
 }
@@ -135,7 +136,8 @@ pub(crate) fn take_error(
             (level, kind),
             (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
         );
-        // struct sock_extended_err: errno, origin and three more bytes, info, data; then who.
+        // struct sock_extended_err: errno, origin and three more bytes, info, data; then the
+        // sender's address.
         let word = |at: usize| Some(u32::from_ne_bytes(data.get(at..at + 4)?.try_into().ok()?));
         let (Some(errno), Some(origin), Some(info)) = (word(0), data.get(4), word(8)) else {
             return;

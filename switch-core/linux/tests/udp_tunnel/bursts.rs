@@ -1,5 +1,5 @@
-//! Bursts of datagrams that a pod sends in one piece (UDP_SEGMENT, as QUIC does): each datagram arrives
-//! as it was sent, and nothing else does, whoever cuts, joins or passes the burst on the way.
+//! Bursts of datagrams that a pod sends with one call (UDP_SEGMENT, as QUIC does): each datagram arrives as it was
+//! sent, and nothing else arrives, no matter where the burst is segmented, merged or passed on.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::frames::{Hand, inner};
 use crate::world::{Near, POD, Tunnel, Underlay, ip, kernel_pod};
 use podswitch_testkit::net as common;
 
-/// Tunnels over both families, with GSO packets passed whole and cut by the switch.
+/// Tunnels over both families, with GSO packets passed unsegmented and segmented by the switch.
 const TUNNELS: [Tunnel; 4] = [
     Tunnel { v6: false, vni: 42, port: 4789, tunnel_gso: true },
     Tunnel { v6: true, vni: 7, port: 8472, tunnel_gso: true },
@@ -33,8 +33,8 @@ const BURSTS: [(usize, usize, usize); 17] = [
     (500, 1, 499),
     (600, 3, 1),
     (900, 2, 0),
-    // The tunnel packet's payload just fits a small buffer of the switch (1,984 bytes) or just does not, with
-    // IPv4 inside and with IPv6.
+    // The tunnel packet's payload just fits a small buffer of the switch (1,984 bytes) or just does not fit, with inner
+    // IPv4 and IPv6.
     (640, 3, 14),
     (640, 3, 15),
     (638, 3, 0),
@@ -46,7 +46,7 @@ const BURSTS: [(usize, usize, usize); 17] = [
     (1, 1, 0),
 ];
 
-/// Bursts of any shape beside those.
+/// Number of random bursts in addition to those.
 const ANY_BURSTS: usize = 40;
 
 /// A burst of datagrams of up to `most` bytes; the next one has another shape.
@@ -56,19 +56,19 @@ fn any_burst(seed: &mut u64, most: usize) -> (usize, usize, usize) {
             seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         range.start() + (*seed >> 33) as usize % (range.end() - range.start() + 1)
     };
-    // As many short ones as long ones.
+    // Short and long ones are equally frequent.
     let longest = any(1..=most);
     let size = any(1..=longest);
     let full = any(1..=63.min(60_000 / size));
     (size, full, any(0..=size - 1))
 }
 
-/// Where the bursts between these ends begin.
+/// The seed of the bursts between these ends.
 fn seed(ends: [IpAddr; 2]) -> u64 {
     u64::from(ends[0].is_ipv6()) << 1 | u64::from(ends[0] < ends[1])
 }
 
-/// What stands in front of a pod's payload in a datagram: VXLAN, Ethernet, IP and UDP headers.
+/// Length of the headers before a pod's payload in a datagram: VXLAN, Ethernet, IP and UDP.
 fn headers(v6: bool) -> usize {
     8 + 14 + if v6 { 40 } else { 20 } + 8
 }
@@ -112,8 +112,8 @@ fn mac(pod: &NetNs) -> [u8; 6] {
     Netlink::open(pod).unwrap().link("eth0").unwrap().mac.unwrap().0
 }
 
-/// Sends every burst from one pod to the other, plain and with forged tunnel packets where somebody
-/// might cut.
+/// Sends every burst from one pod to the other, plain and with forged tunnel packets at positions where a wrong
+/// implementation might split.
 fn bursts(tunnel: &Tunnel, from: &NetNs, to: &NetNs, ends: [IpAddr; 2]) {
     let bind = |ns: &NetNs, address| ns.enter(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
     let receiver = bind(to, ends[1]);
@@ -126,15 +126,15 @@ fn bursts(tunnel: &Tunnel, from: &NetNs, to: &NetNs, ends: [IpAddr; 2]) {
     let any = (0..ANY_BURSTS).scan(seed(ends), |seed, _| Some(any_burst(seed, 1400 - headroom)));
     for (n, (size, full, last)) in BURSTS.into_iter().chain(any).enumerate() {
         for is_forged in [false, true] {
-            // Other flows take other ways through the tunnel.
+            // Other flows take other paths through the tunnel.
             if n % 3 == 0 {
                 sender = bind(from, ends[0]);
             }
             let mut burst: Vec<u8> =
                 (0..size * full + last).map(|i| (i * 13 / 7 + n) as u8).collect();
             if is_forged {
-                // Where a cut at the inner size falls, counted from the VXLAN header; and where one at
-                // the outer size does.
+                // The positions of a wrong split at the inner size, counted from the VXLAN header, and at the outer
+                // size.
                 let head = headers(ends[0].is_ipv6());
                 for at in (1..full).flat_map(|k| [k * size - head.min(k * size), k * size]) {
                     if let Some(place) = burst.get_mut(at..at + forged.len()) {
@@ -145,7 +145,7 @@ fn bursts(tunnel: &Tunnel, from: &NetNs, to: &NetNs, ends: [IpAddr; 2]) {
             common::set_udp_segment(&sender, size as i32);
             assert_eq!(sender.send_to(&burst, at).unwrap(), burst.len());
             let what = || format!("{tunnel:?} {ends:?}: {full} of {size}, {last}, {is_forged}");
-            // Datagrams cut apart may overtake each other nowhere on this way.
+            // The datagrams of a burst cannot overtake each other on this path.
             for (i, expected) in burst.chunks(size).enumerate() {
                 let mut buffer = [0; 2000];
                 let (len, source) = receiver
@@ -160,7 +160,7 @@ fn bursts(tunnel: &Tunnel, from: &NetNs, to: &NetNs, ends: [IpAddr; 2]) {
     sender.send_to(b"end", at).unwrap();
     assert_eq!(receiver.recv_from(&mut [0; 10]).unwrap(), (3, sender.local_addr().unwrap()));
     receiver.set_nonblocking(true).unwrap();
-    assert!(receiver.recv_from(&mut [0; 10]).is_err(), "nothing but what was sent");
+    assert!(receiver.recv_from(&mut [0; 10]).is_err(), "nothing except the data that was sent");
 }
 
 fn both_ways(tunnel: &Tunnel, near: &NetNs, far: &NetNs) {
@@ -208,8 +208,8 @@ fn by_frames() {
     }
 }
 
-/// The underlay takes no GSO packets: every datagram is on the wire, and the receiving interface joins
-/// them where they have an outer checksum.
+/// The underlay accepts no GSO packets: every datagram is on the wire, and the receiving interface merges them if they
+/// have an outer checksum.
 fn underlay_that_cuts() -> Underlay {
     let underlay = Underlay::new();
     for ns in [&underlay.near, &underlay.far] {
@@ -230,7 +230,7 @@ fn near(underlay: &Underlay, tunnel: &Tunnel, by_frames: bool) -> Near {
 }
 
 #[test]
-fn where_the_underlay_cuts_and_joins() {
+fn underlay_that_segments_and_merges() {
     podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         for by_frames in [false, true] {
@@ -244,10 +244,10 @@ fn where_the_underlay_cuts_and_joins() {
     }
 }
 
-/// Datagrams whose inner checksums are unfinished, joined: the sender left them to hardware that is not
-/// there (nodes that are virtual machines of one host). Here the sender joins them itself.
+/// Merged datagrams whose inner checksums are partial: the sender left them to hardware that does not exist (nodes that
+/// are virtual machines of one host). Here the sender merges them itself.
 #[test]
-fn unfinished_checksums_in_joined_datagrams() {
+fn partial_checksums_in_merged_datagrams() {
     podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS.into_iter().take(2) {
         for by_frames in [false, true] {
@@ -260,7 +260,7 @@ fn unfinished_checksums_in_joined_datagrams() {
             let mut near = Hand::new(port.unwrap());
             let far =
                 underlay.far.enter(|| UdpSocket::bind((tunnel.far(), 5555))).unwrap().unwrap();
-            // TCP and UDP in turn, so that nothing is put together.
+            // TCP and UDP alternately, so that nothing is merged.
             let finished: Vec<Vec<u8>> = (0..20)
                 .map(|n| inner(n % 2 == 0, n, 0, if n % 2 == 0 { 500 } else { 512 }))
                 .collect();

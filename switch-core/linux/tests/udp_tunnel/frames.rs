@@ -1,4 +1,5 @@
-//! Frame by frame: what the port puts on the wire and what it makes of what comes.
+//! Single frames: the packets that the port sends, and the frames that it makes from received
+//! packets.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -27,7 +28,7 @@ pub(crate) const TUNNELS: [Tunnel; 2] = [
     Tunnel { v6: true, vni: 7, port: 8472, tunnel_gso: false },
 ];
 
-/// A port with what it needs to be used by hand.
+/// A port with everything that it needs to be polled by the test.
 pub(crate) struct Hand {
     pub(crate) port: Box<dyn Port>,
     pub(crate) pool: Pool,
@@ -38,7 +39,7 @@ impl Hand {
         Self { port, pool: Pool::new(PoolConfig::default()) }
     }
 
-    /// Sends all; how many were taken.
+    /// Sends all packets; returns how many were accepted.
     pub(crate) fn send(&mut self, packets: Vec<Packet>) -> usize {
         let mut batch: Batch = packets.into_iter().collect();
         let count = self.port.tx(&mut self.pool, &mut batch).unwrap();
@@ -46,7 +47,7 @@ impl Hand {
         count
     }
 
-    /// Receives until nothing came for a while or there are `most`.
+    /// Receives until nothing has arrived for a while or there are `most`.
     pub(crate) fn receive(&mut self, most: usize) -> Vec<Packet> {
         let mut all = Vec::new();
         while all.len() < most {
@@ -67,7 +68,7 @@ impl Hand {
         all
     }
 
-    /// How many frames there are to receive, more than there are buffers perhaps.
+    /// Receives all frames and returns their number, which may exceed the number of buffers.
     pub(crate) fn count(&mut self) -> usize {
         let mut count = 0;
         loop {
@@ -81,7 +82,7 @@ impl Hand {
     }
 }
 
-/// An inner frame: TCP or UDP between pods with `payload` bytes, checksums right.
+/// An inner frame: TCP or UDP between pods with `payload` bytes and valid checksums.
 pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
     let l4 = if tcp { 20 } else { 8 };
@@ -106,8 +107,8 @@ pub(crate) fn inner(tcp: bool, sport: u16, tos: u8, payload: usize) -> Vec<u8> {
     frame
 }
 
-/// The same as a TCP super-frame with an unfinished checksum.
-pub(crate) fn super_frame(sport: u16, payload: usize, size: u16) -> Packet {
+/// The same as a TCP GSO packet with a partial checksum.
+pub(crate) fn gso_packet(sport: u16, payload: usize, size: u16) -> Packet {
     let mut frame = inner(true, sport, 0, payload);
     let len = (frame.len() - 34) as u16;
     let pseudo = podswitch_wire::checksum::pseudo_v4([10, 9, 0, 1], [10, 9, 0, 2], 6, len);
@@ -136,7 +137,7 @@ fn open(tunnel: &Tunnel, ns: &NetNs, is_far: bool) -> Hand {
     Hand::new(tunnel.device(ns, is_far).open(0, 1).unwrap())
 }
 
-/// The inner frame of what a port received, and its traffic class outside.
+/// The inner frame of a received packet, and its outer traffic class.
 fn opened(tunnel: &Tunnel, packet: &Packet) -> (Vec<u8>, u8) {
     let parsed = parse(packet.bytes(), &HashKey::new(1)).unwrap();
     assert!(packet.offload.csum_valid);
@@ -147,7 +148,8 @@ fn opened(tunnel: &Tunnel, packet: &Packet) -> (Vec<u8>, u8) {
     (packet.bytes()[got.start as usize..got.end as usize].to_vec(), parsed.traffic_class)
 }
 
-/// What the socket has no room for is counted: every datagram that came is in some count.
+/// Datagrams for which the socket has no room are counted: every datagram that arrived is in some
+/// count.
 #[test]
 fn datagrams_that_the_socket_has_no_room_for_are_counted() {
     podswitch_testkit::require_privilege!();
@@ -166,7 +168,7 @@ fn datagrams_that_the_socket_has_no_room_for_are_counted() {
         let mut received = near.count();
         let mut lost = near.port.take_lost() as usize;
         assert!(received > 1000, "it holds a burst: {received}");
-        // One more tells of what was lost before it.
+        // Only a later datagram reports how many were lost before it.
         socket.send_to(payload, (tunnel.near(), tunnel.port)).unwrap();
         received += near.count();
         lost += near.port.take_lost() as usize;
@@ -224,7 +226,7 @@ fn source_ports_follow_flows_and_spread() {
     assert!(distinct.len() >= 60, "{} of 64 ports", distinct.len());
 }
 
-/// From one of our ports to the other: all of it, in order, in one piece where it can be.
+/// From one port to the other: all packets arrive in order, and unsegmented if possible.
 #[test]
 fn bursts_arrive_as_they_were_sent() {
     podswitch_testkit::require_privilege!();
@@ -239,7 +241,7 @@ fn bursts_arrive_as_they_were_sent() {
         let got: Vec<_> = far.receive(50).iter().map(|p| opened(&tunnel, p)).collect();
         let expected: Vec<_> = frames.iter().map(|f| (f.clone(), f[15])).collect();
         assert_eq!(got, expected);
-        // Datagrams of all lengths, which do not leave together.
+        // Datagrams of all lengths, which do not leave in one call.
         for length in [|n: usize| (n * 37) % 1400, |n| 900 + n % 3 * 20, |n| 940 - n % 3 * 20] {
             let frames: Vec<_> = (0..40).map(|n| inner(false, 8, 0, length(n))).collect();
             let packets = frames.iter().map(|frame| wrapped(&tunnel, false, frame)).collect();
@@ -247,9 +249,9 @@ fn bursts_arrive_as_they_were_sent() {
             let got: Vec<_> = far.receive(40).iter().map(|p| opened(&tunnel, p).0).collect();
             assert_eq!(got, frames);
         }
-        // A super-frame too long for one go: two pieces, all there.
+        // A GSO packet that is too long for one call: two pieces that contain everything.
         for payload in [3_000usize, 20_001, 64_000] {
-            let whole = super_frame(9, payload, 1_376);
+            let whole = gso_packet(9, payload, 1_376);
             let frame = whole.bytes().to_vec();
             let mut packet = whole;
             assert!(encapsulate(&mut packet, &tunnel.template(false)));
@@ -275,7 +277,7 @@ fn bursts_arrive_as_they_were_sent() {
     }
 }
 
-/// Segments that follow each other, but in another network.
+/// Consecutive segments in different networks.
 #[test]
 fn networks_are_not_mixed() {
     podswitch_testkit::require_privilege!();
@@ -286,7 +288,7 @@ fn networks_are_not_mixed() {
     let mut far = open(&tunnel, &underlay.far, true);
     for (second, expected) in [(tunnel, 1), (other, 2)] {
         let mut cut = Vec::new();
-        let whole = super_frame(3, 2_752, 1_376);
+        let whole = gso_packet(3, 2_752, 1_376);
         segment(whole, &mut near.pool, &mut |_: &mut Pool, piece| cut.push(piece)).unwrap();
         let packets = [tunnel, second]
             .iter()
@@ -299,7 +301,7 @@ fn networks_are_not_mixed() {
 }
 
 #[test]
-fn junk_comes_in_and_does_no_harm() {
+fn malformed_packets_do_no_harm() {
     podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
@@ -331,7 +333,7 @@ fn junk_comes_in_and_does_no_harm() {
                 assert_eq!(result, Err(expected));
             }
         }
-        // Joined by the kernel, so that lengths are the sender's choice.
+        // Merged by the kernel, so that the sender determines the lengths.
         for size in [1usize, 7, 9, 21, 500] {
             set_udp_segment(&far, size as i32);
             let len = (size * 40).min(18_000);
@@ -345,11 +347,11 @@ fn junk_comes_in_and_does_no_harm() {
         }
         set_udp_segment(&far, 0);
         let (small, large) = near.pool.outstanding();
-        assert!(small + large < 500, "buffers are given back or held by us: {small} {large}");
+        assert!(small + large < 500, "buffers are returned or held by the test: {small} {large}");
     }
 }
 
-/// Sockets that send keep nothing of what is sent to them.
+/// Sending sockets do not queue received datagrams.
 #[test]
 fn senders_receive_nothing() {
     podswitch_testkit::require_privilege!();
@@ -376,7 +378,7 @@ fn senders_receive_nothing() {
 }
 
 #[test]
-fn workers_share_what_comes() {
+fn workers_share_received_packets() {
     podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
@@ -389,7 +391,7 @@ fn workers_share_what_comes() {
     let counts = workers.each_mut().map(|worker| worker.receive(200).len());
     assert_eq!(counts[0] + counts[1], 200);
     assert!(counts.iter().all(|count| *count > 20), "{counts:?}");
-    // Both send, by the same source ports.
+    // Both send with the same source ports.
     for worker in &mut workers {
         assert_eq!(worker.send(vec![wrapped(&tunnel, false, &inner(false, 5, 0, 20))]), 1);
     }
@@ -399,7 +401,7 @@ fn workers_share_what_comes() {
 }
 
 #[test]
-fn what_is_not_the_tunnels_is_not_sent() {
+fn packets_that_are_not_tunnel_packets_are_not_sent() {
     podswitch_testkit::require_privilege!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();
@@ -408,7 +410,7 @@ fn what_is_not_the_tunnels_is_not_sent() {
     let foreign = wrapped(&tunnel, true, &inner(false, 1, 0, 20));
     let plain = Packet::from_frame(&inner(true, 1, 0, 20));
     let six = wrapped(&TUNNELS[1], false, &inner(false, 1, 0, 20));
-    let mut broken = super_frame(1, 3_000, 1_000);
+    let mut broken = gso_packet(1, 3_000, 1_000);
     broken.offload.csum_start = 2;
     assert!(!encapsulate(&mut Packet::from_frame(&[0; 5]), &tunnel.template(false)));
     broken.push_front(50).copy_from_slice(&good.bytes()[..50]);
@@ -416,7 +418,7 @@ fn what_is_not_the_tunnels_is_not_sent() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_is_refused() {
+fn invalid_configurations_are_refused() {
     podswitch_testkit::require_privilege!();
     let ns = Underlay::new();
     let refused = |config: UdpTunnelConfig, word: &str| {
@@ -434,7 +436,7 @@ fn a_configuration_that_cannot_be_is_refused() {
     let mut device = UdpTunnelDevice::new(&ns.near, good).unwrap();
     assert_eq!(device.info().mtu, 1500);
     assert_eq!(device.info().mac, Some(underlay_mac(address)));
-    // Somebody has the port, even one that would share it.
+    // Another socket has the port, even one that would share it.
     let taken = ns.near.enter(|| UdpSocket::bind((address, 4789))).unwrap().unwrap();
     let error = device.open(0, 1).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
@@ -443,9 +445,10 @@ fn a_configuration_that_cannot_be_is_refused() {
     device.open(0, 1).unwrap();
 }
 
-/// A raw uplink whose interface cuts by itself gets super-frames whole, in their order among others.
+/// A raw uplink whose interface can segment gets GSO packets unsegmented, in their order among
+/// other packets.
 #[test]
-fn tunnelled_super_frames_leave_whole() {
+fn tunnelled_gso_packets_leave_unsegmented() {
     podswitch_testkit::require_privilege!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
@@ -453,7 +456,7 @@ fn tunnelled_super_frames_leave_whole() {
         let mut device = PacketDevice::new(&underlay.near, "u0", config).unwrap();
         if !device.info().offloads.tunnel {
             podswitch_testkit::privilege::skip(
-                "tunnelled_super_frames_leave_whole",
+                "tunnelled_gso_packets_leave_unsegmented",
                 "a kernel before Linux 6.17",
             );
             return;
@@ -466,7 +469,7 @@ fn tunnelled_super_frames_leave_whole() {
         for n in 0..6u16 {
             let mut packet = match n % 3 {
                 0 => Packet::from_frame(&inner(true, n, 0, 100)),
-                _ => super_frame(n, 20_000, 1_376),
+                _ => gso_packet(n, 20_000, 1_376),
             };
             assert!(encapsulate(&mut packet, &template));
             burst.push(packet);

@@ -1,4 +1,5 @@
-//! Tunnel packets that are too long for the underlay: the switch hears of it as on a raw uplink.
+//! Tunnel packets that are too long for the underlay: the switch gets the same ICMP error as on a
+//! raw uplink.
 
 use podswitch_core::port::Device;
 use podswitch_linux::netlink::{LinkSpec, Route};
@@ -21,7 +22,7 @@ const TUNNELS: [Tunnel; 2] = [
     Tunnel { v6: true, vni: 42, port: 4789, tunnel_gso: true },
 ];
 
-/// The path MTU that the ICMP error in `frame` makes known, if it is believed.
+/// The path MTU that the ICMP error in `frame` reports, if it is accepted.
 pub(crate) fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
     let parsed = parse(frame, &HashKey::new(1)).unwrap();
     assert_eq!(parsed.icmp, Icmp::Error);
@@ -42,7 +43,7 @@ pub(crate) fn learnt(tunnel: &Tunnel, frame: &[u8]) -> u16 {
     learn(&table, &quoted, mtu).unwrap().1
 }
 
-/// The route to the other end is known to be narrow: the kernel refuses at once.
+/// The kernel knows that the route to the other end is narrow, so it refuses the packet at once.
 #[test]
 fn refused_by_this_node() {
     podswitch_testkit::require_privilege!();
@@ -60,7 +61,8 @@ fn refused_by_this_node() {
         assert_eq!(near.send(vec![short, long, again]), 2, "the others pass");
         let reports = near.receive(1);
         assert_eq!(learnt(&tunnel, reports[0].bytes()), 1400);
-        // As many at once as the kernel would have cut: one report, and nothing is sent.
+        // As many datagrams at once as the kernel would have segmented: one report, and nothing is
+        // sent.
         let frame = inner(false, 1, 0, 1_330);
         let many = (0..20).map(|_| wrapped(&tunnel, false, &frame)).collect();
         assert_eq!(near.send(many), 0);
@@ -70,7 +72,7 @@ fn refused_by_this_node() {
     }
 }
 
-/// A router further on says so.
+/// A router on the path reports it.
 #[test]
 fn refused_by_a_router() {
     podswitch_testkit::require_privilege!();

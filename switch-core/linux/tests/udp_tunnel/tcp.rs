@@ -12,7 +12,7 @@ use podswitch_testkit::net;
 
 const BYTES: usize = 8 << 20;
 
-/// Sends [`BYTES`] from one pod to the other and compares every one of them.
+/// Sends [`BYTES`] bytes from one pod to the other and compares all of them.
 fn transfer(from: &NetNs, to: &NetNs, address: IpAddr) {
     let listener = to.enter(|| TcpListener::bind((address, 0))).unwrap().unwrap();
     let at: SocketAddr = listener.local_addr().unwrap();
@@ -62,7 +62,7 @@ fn both_ways(near: &NetNs, far: &NetNs) {
 }
 
 #[test]
-fn super_frames_to_and_from_the_kernel() {
+fn gso_packets_to_and_from_the_kernel() {
     podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
@@ -70,11 +70,11 @@ fn super_frames_to_and_from_the_kernel() {
         let near = Near::new(&underlay.near, &tunnel);
         both_ways(&near.pod, &far);
         let longest = near.stop();
-        assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+        assert!(longest.iter().all(|len| *len > 20_000), "GSO packets both ways: {longest:?}");
     }
 }
 
-/// Nobody makes super-frames; ours are put together on reception all the same.
+/// The underlay has no GSO packets; the port still merges received segments.
 #[test]
 fn without_segmentation_offload() {
     podswitch_testkit::require_tap!();
@@ -90,7 +90,7 @@ fn without_segmentation_offload() {
 }
 
 #[test]
-fn super_frames_between_two_of_our_ports() {
+fn gso_packets_between_two_of_our_ports() {
     podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
@@ -112,12 +112,12 @@ fn raw_uplink_to_and_from_the_kernel() {
         let near = Near::raw(&underlay, &tunnel, false);
         both_ways(&near.pod, &far);
         let longest = near.stop();
-        assert!(longest.iter().all(|len| *len > 20_000), "super-frames both ways: {longest:?}");
+        assert!(longest.iter().all(|len| *len > 20_000), "GSO packets both ways: {longest:?}");
     }
 }
 
 #[test]
-fn raw_uplink_where_the_underlay_cuts() {
+fn raw_uplink_where_the_underlay_segments() {
     podswitch_testkit::require_tap!();
     let tunnel = TUNNELS[0];
     let underlay = Underlay::new();

@@ -1,5 +1,5 @@
-//! How fast one TCP stream is, beside the kernel's bridge and VXLAN device. Not a test of anything:
-//! run it by name, in release, with iperf3 installed.
+//! The throughput of one TCP stream, compared with the kernel's bridge and VXLAN device. It checks
+//! nothing: run it by name, in release, with iperf3 installed.
 
 use std::process::Stdio;
 use std::thread;
@@ -10,8 +10,8 @@ use podswitch_linux::NetNs;
 use crate::world::{Near, POD, Tunnel, Underlay, kernel_pod};
 use podswitch_testkit::net;
 
-/// Processor time of this process, whose threads are our switches, and of what it ran, the ends of
-/// the stream: in seconds. What the kernel does on their behalf is in it.
+/// Processor time in seconds of this process, whose threads are the switches, and of its child
+/// processes, the ends of the stream. The kernel's work for them is included.
 fn cpu() -> [f64; 2] {
     [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN].map(|who| {
         // SAFETY: all zero is a valid `rusage`, a struct of integers.
@@ -27,7 +27,7 @@ fn cpu() -> [f64; 2] {
 struct Stream {
     /// Gbit/s.
     rate: f64,
-    /// Nanoseconds of processor time for each KiB: of our switches, of the stream's ends.
+    /// Nanoseconds of processor time per KiB: of the switches, and of the stream's ends.
     cost: [f64; 2],
 }
 
@@ -82,7 +82,7 @@ fn throughput() {
     let (raw_near, raw_far) = (Near::raw(raw, &tunnel, false), kernel_pod(&raw.far, &tunnel, true));
     let raw_two = (Near::raw(raws, &tunnel, false), Near::raw(raws, &tunnel, true));
     if var("CUT", "") == "1" {
-        // The underlay carries no super-frames: what the nodes send is cut before it.
+        // The underlay carries no GSO packets: packets from the nodes are segmented before it.
         for world in &worlds {
             for node in [&world.near, &world.far] {
                 net::set_tunnel_offloads(node, "u0", false);
@@ -116,7 +116,7 @@ fn throughput() {
     };
     let whole = |s: &Stream| s.cost[0] + s.cost[1];
     for (n, (name, ..)) in paths.iter().enumerate().filter(|(n, _)| !results[*n].is_empty()) {
-        // Each beside the kernel's of the same round.
+        // Each compared with the kernel's figure of the same round.
         let pairs = || results[n].iter().zip(&results[0]);
         let mut rates: Vec<f64> = pairs().map(|(s, k)| s.rate / k.rate).collect();
         let mut costs: Vec<f64> = pairs().map(|(s, k)| whole(s) / whole(k)).collect();

@@ -1,4 +1,4 @@
-//! Super-frames that go round the sockets, whole: on the sockets' way, looking like the sockets' datagrams.
+//! GSO packets that bypass the sockets unsegmented: they take the same path and look like the sockets' datagrams.
 
 use podswitch_core::packet::{GsoType, Offload, Packet};
 use podswitch_core::port::Device;
@@ -10,7 +10,7 @@ use podswitch_wire::checksum::sum;
 use podswitch_wire::flow_key::HashKey;
 use podswitch_wire::parse::parse;
 
-use crate::frames::{Hand, inner, super_frame, wrapped};
+use crate::frames::{Hand, gso_packet, inner, wrapped};
 use crate::pmtu::learnt;
 use crate::world::{Tunnel, Underlay, add_address, encapsulate, ip};
 use podswitch_testkit::net;
@@ -27,7 +27,7 @@ fn mac(ns: &NetNs, name: &str) -> Mac {
     Netlink::open(ns).unwrap().link(name).unwrap().mac.unwrap()
 }
 
-/// What comes by an interface.
+/// The packets that pass an interface.
 fn tap_wire(ns: &NetNs, name: &str) -> Hand {
     Hand::new(PacketDevice::new(ns, name, PacketConfig::default()).unwrap().open(0, 1).unwrap())
 }
@@ -37,7 +37,7 @@ fn port(tunnel: &Tunnel, ns: &NetNs) -> Hand {
 }
 
 fn long(tunnel: &Tunnel, sport: u16, size: u16) -> Packet {
-    let mut packet = super_frame(sport, LEN, size);
+    let mut packet = gso_packet(sport, LEN, size);
     assert!(encapsulate(&mut packet, &tunnel.template(false)));
     packet
 }
@@ -47,11 +47,11 @@ fn long(tunnel: &Tunnel, sport: u16, size: u16) -> Packet {
 struct Seen {
     packet: Packet,
     source_port: u16,
-    /// It stands for many, to be cut by the header inside.
+    /// It is a GSO packet, to be segmented at the inner header.
     is_whole: bool,
 }
 
-/// The tunnel's packets to the other end among what comes by.
+/// The tunnel's packets to the other end among the packets that pass.
 fn seen(tunnel: &Tunnel, wire: &mut Hand) -> Vec<Seen> {
     let tunnel_packet = |packet: Packet| {
         let key = parse(packet.bytes(), &HashKey::new(1)).ok()?.key;
@@ -65,7 +65,7 @@ fn seen(tunnel: &Tunnel, wire: &mut Hand) -> Vec<Seen> {
     wire.receive(200).into_iter().filter_map(tunnel_packet).collect()
 }
 
-/// Sends until the way is known and something came whole; empties the wire.
+/// Sends until the path is known and a packet has arrived unsegmented; empties the wire.
 fn warm_up(tunnel: &Tunnel, near: &mut Hand, far: &mut Hand) {
     let is_known = (0..20).any(|_| {
         assert_eq!(near.send(vec![long(tunnel, 5, 1_200)]), 1);
@@ -74,7 +74,7 @@ fn warm_up(tunnel: &Tunnel, near: &mut Hand, far: &mut Hand) {
     assert!(is_known, "never whole");
 }
 
-/// Whether this kernel can do it at all.
+/// Whether this kernel supports it.
 fn is_possible(test: &str) -> bool {
     let underlay = Underlay::new();
     let config = PacketConfig { tunnel: Some(4789), ..PacketConfig::default() };
@@ -106,7 +106,7 @@ fn headers_and_order_are_the_sockets() {
             add_address(&mut netlink, index, tunnel.near(), 64);
         }
         warm_up(&tunnel, &mut near, &mut far);
-        // That may have taken so long that the way is asked for again.
+        // This may have taken so long that the path is queried again.
         assert_eq!(near.send(vec![long(&tunnel, 6, 1_200)]), 1);
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(near.send(vec![long(&tunnel, 5, 1_376)]), 1);
@@ -129,7 +129,7 @@ fn headers_and_order_are_the_sockets() {
             assert!(frame[..6] == theirs.0 && frame[6..12] == ours.0, "{:x?}", &frame[..14]);
             assert_eq!(frame[ttl], 64);
             match tunnel.v6 {
-                true => assert_ne!(frame[udp + 6..udp + 8], [0, 0], "over IPv6 there must be one"),
+                true => assert_ne!(frame[udp + 6..udp + 8], [0, 0], "IPv6 requires a checksum"),
                 false => assert_eq!(sum(&frame[14..34]).checksum(), 0),
             }
             if seen.is_whole {
@@ -140,12 +140,12 @@ fn headers_and_order_are_the_sockets() {
     }
 }
 
-/// What receives a frame that was passed whole knows it by its inner length: bytes behind the inner packet
-/// stay here, and the sockets send its segments.
+/// The receiver recognises an unsegmented packet by its inner length. If there are bytes behind the inner packet, it is
+/// not sent unsegmented, and the sockets send its segments.
 #[test]
-fn bytes_behind_the_inner_packet_stay_here() {
+fn packets_with_trailing_bytes_are_sent_by_the_sockets() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("bytes_behind_the_inner_packet_stay_here") {
+    if !is_possible("packets_with_trailing_bytes_are_sent_by_the_sockets") {
         return;
     }
     for tunnel in TUNNELS {
@@ -158,7 +158,7 @@ fn bytes_behind_the_inner_packet_stay_here() {
             far.receive(200);
         }
         for (behind, datagrams) in [(0, 1), (400, 3)] {
-            // Three segments, and where the second one would begin, a tunnel packet.
+            // Three segments; where the second one would begin, there is a tunnel packet.
             let mut frame = inner(false, 5, 0, 1_200);
             let headers = frame.len() - 1_200;
             let forged = [&[8, 0, 0, 0, 0, 0, tunnel.vni as u8, 0][..], &inner(false, 6, 0, 20)];
@@ -192,9 +192,9 @@ fn bytes_behind_the_inner_packet_stay_here() {
     }
 }
 
-/// Only by sockets, if so configured or where the interface does not cut by itself.
+/// Only through sockets, if so configured or if the interface cannot segment tunnelled packets.
 #[test]
-fn not_unless_wanted_and_of_use() {
+fn only_if_configured_and_supported() {
     podswitch_testkit::require_privilege!();
     for (tunnel, configured) in TUNNELS.into_iter().flat_map(|t| [(t, false), (t, true)]) {
         let underlay = Underlay::new();
@@ -209,7 +209,7 @@ fn not_unless_wanted_and_of_use() {
     }
 }
 
-/// Segments that do not fit the path are the sockets' to refuse; others pass.
+/// The sockets refuse segments that do not fit the path; others pass.
 #[test]
 fn path_mtu_holds() {
     podswitch_testkit::require_privilege!();
@@ -239,11 +239,11 @@ fn path_mtu_holds() {
     }
 }
 
-/// What is to be encrypted must not get round it.
+/// Packets that must be encrypted must not bypass the encryption.
 #[test]
-fn transformed_packets_are_the_sockets() {
+fn transformed_packets_are_sent_by_the_sockets() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("transformed_packets_are_the_sockets") {
+    if !is_possible("transformed_packets_are_sent_by_the_sockets") {
         return;
     }
     for tunnel in TUNNELS {
@@ -256,7 +256,7 @@ fn transformed_packets_are_the_sockets() {
         let before = seen(&tunnel, &mut wire);
         drop(near);
         assert!(before.len() == 1 && before[0].is_whole);
-        // Of this very socket's datagrams, so that nothing else tells of the policy.
+        // For datagrams of this socket only, so that nothing else shows the policy.
         let (near, far) = (tunnel.near().to_string(), tunnel.far().to_string());
         let sport = before[0].source_port.to_string();
         let policy = ["xfrm", "policy", "add", "dir", "out", "src", &near, "dst", &far];
@@ -264,7 +264,7 @@ fn transformed_packets_are_the_sockets() {
         let add = underlay.near.command("ip").args(policy).args(rest).output();
         if !add.is_ok_and(|output| output.status.success()) {
             return podswitch_testkit::privilege::skip(
-                "transformed_packets_are_the_sockets",
+                "transformed_packets_are_sent_by_the_sockets",
                 "no `ip xfrm`",
             );
         }
@@ -276,12 +276,12 @@ fn transformed_packets_are_the_sockets() {
     }
 }
 
-/// Behind a router: over IPv4 whole, over IPv6 by sockets, both to the router. When the route
-/// changes, what is sent whole follows.
+/// Behind a router: unsegmented over IPv4, through the sockets over IPv6, both to the router. When the route changes,
+/// unsegmented packets follow.
 #[test]
-fn routes_are_the_nodes() {
+fn routes_of_the_node_are_used() {
     podswitch_testkit::require_privilege!();
-    if !is_possible("routes_are_the_nodes") {
+    if !is_possible("routes_of_the_node_are_used") {
         return;
     }
     for (tunnel, gateways, prefix) in [
@@ -322,9 +322,9 @@ fn routes_are_the_nodes() {
             netlink.add_route(&by(n)).unwrap();
             // It may have taken the other's place.
             let _ = netlink.delete_route(&by(1 - n));
-            // What does not come is waited for; the new way is known within a second.
+            // Wait for packets that do not arrive: the new path is known within a second.
             let arrived = (0..50).any(|_| {
-                let mut packet = super_frame(5, LEN, 1_300);
+                let mut packet = gso_packet(5, LEN, 1_300);
                 assert!(encapsulate(&mut packet, &tunnel.template_between(local, remote)));
                 assert_eq!(port.send(vec![packet]), 1);
                 let got = seen(&tunnel, &mut wires[n]);
@@ -333,7 +333,7 @@ fn routes_are_the_nodes() {
                 assert!(!tunnel.v6 || got.iter().all(|seen| !seen.is_whole));
                 got.iter().any(|seen| seen.is_whole != tunnel.v6)
             });
-            assert!(arrived, "over the old route still");
+            assert!(arrived, "still over the old route");
             wires.iter_mut().for_each(|wire| drop(wire.receive(200)));
         }
     }

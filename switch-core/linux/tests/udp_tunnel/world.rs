@@ -1,5 +1,6 @@
-//! Two nodes on one underlay, a pod on each. The far node is plain Linux, bridge and vxlan device;
-//! the near one is the port under test with a fixed tunnel, or plain Linux too, to compare.
+//! Two nodes on one underlay, with a pod on each. The far node is plain Linux with a bridge and a
+//! VXLAN device. The near one is the port under test with a fixed tunnel, or also plain Linux, for
+//! comparison.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub(crate) struct Tunnel {
     pub(crate) v6: bool,
     pub(crate) vni: u32,
     pub(crate) port: u16,
-    /// Super-frames may leave whole.
+    /// GSO packets may leave unsegmented.
     pub(crate) tunnel_gso: bool,
 }
 
@@ -65,7 +66,7 @@ impl Tunnel {
         if is_far { (self.far(), self.near()) } else { (self.near(), self.far()) }
     }
 
-    /// With the MAC addresses that the two nodes really have.
+    /// With the real MAC addresses of the two nodes.
     pub(crate) fn template_on(&self, underlay: &Underlay) -> Template {
         self.template_from(&underlay.near, &underlay.far, false)
     }
@@ -86,7 +87,7 @@ impl Tunnel {
         self.template_of(near, far, checksum)
     }
 
-    /// Between other addresses.
+    /// The same tunnel between other addresses.
     pub(crate) fn template_between(&self, near: IpAddr, far: IpAddr) -> Template {
         self.template_of(near, far, UdpChecksum::Zero)
     }
@@ -114,7 +115,7 @@ impl Tunnel {
     }
 }
 
-/// Two nodes, joined.
+/// Two connected nodes.
 pub(crate) struct Underlay {
     pub(crate) near: NetNs,
     pub(crate) far: NetNs,
@@ -141,7 +142,7 @@ pub(crate) fn add_address(netlink: &mut Netlink, index: u32, address: IpAddr, pr
     netlink.wait_until_local(address).unwrap();
 }
 
-/// A pod on a plain Linux node: veth, bridge, vxlan device towards the other node.
+/// A pod on a plain Linux node: veth, bridge, VXLAN device towards the other node.
 pub(crate) fn kernel_pod(node: &NetNs, tunnel: &Tunnel, is_far: bool) -> NetNs {
     let pod = NetNs::anonymous().unwrap();
     let (local, remote) = tunnel.ends(is_far);
@@ -174,7 +175,8 @@ fn address_pod(pod: &NetNs, which: usize) {
     }
 }
 
-/// A pod on our node: a TAP, and a thread that carries its frames through the tunnel.
+/// A pod on a node with the port under test: a TAP interface, and a thread that carries its frames
+/// through the tunnel.
 pub(crate) struct Near {
     pub(crate) pod: NetNs,
     carrier: Option<Carrier>,
@@ -191,7 +193,7 @@ impl Near {
         Self::at(node, tunnel, false)
     }
 
-    /// The same at the other end.
+    /// The same on the far node.
     pub(crate) fn far(node: &NetNs, tunnel: &Tunnel) -> Self {
         Self::at(node, tunnel, true)
     }
@@ -201,13 +203,13 @@ impl Near {
         Self::with(uplink, tunnel.template(is_far), tunnel, is_far)
     }
 
-    /// Over the node's interface itself, by packet socket.
+    /// Through the node's interface itself, by packet socket.
     pub(crate) fn raw(underlay: &Underlay, tunnel: &Tunnel, is_far: bool) -> Self {
         let (node, peer) = match is_far {
             false => (&underlay.near, &underlay.far),
             true => (&underlay.far, &underlay.near),
         };
-        // The stack would answer that nobody listens at the port.
+        // The stack would report the port as closed.
         let drops = Ingress { udp_to: vec![tunnel.port], ..Ingress::default() };
         IngressDrop::install(node, "tunnel", "u0", &drops).unwrap();
         let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };
@@ -236,7 +238,7 @@ impl Near {
         Self { pod, carrier: Some(Carrier { stop, thread, longest }) }
     }
 
-    /// Ends; the length of the longest inner frame out and in.
+    /// Stops; returns the length of the longest inner frame sent and received.
     pub(crate) fn stop(mut self) -> [usize; 2] {
         let carrier = self.carrier.take().unwrap();
         carrier.stop.store(true, Relaxed);
@@ -341,7 +343,7 @@ impl Loop {
     }
 }
 
-/// Puts outer headers in front, as the switch does. False for what cannot be sent.
+/// Adds outer headers, as the switch does. False for packets that cannot be sent.
 pub(crate) fn encapsulate(packet: &mut Packet, template: &Template) -> bool {
     let key = HashKey::new(3);
     let Ok(parsed) = parse(packet.bytes(), &key) else { return false };
@@ -355,10 +357,10 @@ pub(crate) fn encapsulate(packet: &mut Packet, template: &Template) -> bool {
     template.encap(&facts, packet.bytes_mut()).is_ok()
 }
 
-/// Takes outer headers off.
+/// Removes outer headers.
 pub(crate) fn decapsulate(packet: &mut Packet, len: usize) {
     packet.pull_front(len);
-    // Of the outer header, nothing of it is left to be done.
+    // The metadata described the outer header, and nothing remains to be done.
     if usize::from(packet.offload.csum_start) < len {
         packet.offload = Offload::default();
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use humantime::format_rfc3339_micros;
-use podswitch_core::records::{Allowed, CloseReason, End, FlowChange, FlowRecord};
+use podswitch_core::records::{Allowed, CloseReason, End, FlowChange, FlowRecord, NameQuestion};
 use podswitch_core::time::Instant;
+use podswitch_dns::type_name;
 use podswitch_policy::verdict::Why;
 use serde::{Serialize, Serializer};
 
@@ -87,6 +88,9 @@ impl fmt::Display for RecordedFlow {
                 write!(f, ", allowed by {rule}")?;
             }
         }
+        if let Some(NameQuestion { name, qtype, rcode, .. }) = &record.question {
+            write!(f, ", {name} {}: {}", type_name(*qtype), rcode.name())?;
+        }
         if record.change != FlowChange::Opened {
             let ([packets, replies], [bytes, reply_bytes]) = (record.packets, record.bytes);
             write!(f, ", {packets}/{replies} packets, {bytes}/{reply_bytes} bytes")?;
@@ -129,6 +133,9 @@ struct Flat<'a> {
     egress: Option<FlatAllowed<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ingress: Option<FlatAllowed<'a>>,
+    /// What a name query that the switch answered asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<FlatDns<'a>>,
     epoch: u32,
     state: Option<&'static str>,
     packets: u64,
@@ -137,6 +144,26 @@ struct Flat<'a> {
     reply_bytes: u64,
     /// The record as a line for people.
     text: String,
+}
+
+/// Named as in the Elastic Common Schema: `dns.question.name`.
+#[derive(Serialize)]
+struct FlatDns<'a> {
+    question: FlatQuestion<'a>,
+    response_code: &'static str,
+}
+
+#[derive(Serialize)]
+struct FlatQuestion<'a> {
+    name: &'a str,
+    r#type: String,
+}
+
+impl<'a> From<&'a NameQuestion> for FlatDns<'a> {
+    fn from(it: &'a NameQuestion) -> Self {
+        let question = FlatQuestion { name: &it.name, r#type: type_name(it.qtype) };
+        Self { question, response_code: it.rcode.name() }
+    }
 }
 
 #[derive(Serialize)]
@@ -187,6 +214,7 @@ impl Serialize for RecordedFlow {
             nat_src: record.source_nat,
             egress: record.egress.as_ref().map(FlatAllowed::from),
             ingress: record.ingress.as_ref().map(FlatAllowed::from),
+            dns: record.question.as_ref().map(FlatDns::from),
             epoch: record.epoch.0,
             state: self.state(),
             packets: record.packets[0],

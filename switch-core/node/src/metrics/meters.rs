@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::histogram::Histogram;
+use super::resolver::ResolverCounters;
 use super::text::Text;
 
 /// Bounds in seconds of what takes milliseconds: publishes.
@@ -33,6 +34,8 @@ struct Data {
     cni: BTreeMap<(&'static str, u32), Histogram>,
     ipam_free: BTreeMap<&'static str, u128>,
     suppressed: u64,
+    resolver: Arc<ResolverCounters>,
+    coredns_names: bool,
 }
 
 impl Default for Meters {
@@ -46,6 +49,8 @@ impl Default for Meters {
             cni: BTreeMap::new(),
             ipam_free: BTreeMap::new(),
             suppressed: 0,
+            resolver: Arc::default(),
+            coredns_names: false,
         })))
     }
 }
@@ -103,6 +108,20 @@ impl Meters {
     /// So many dropped frames have no record of their own, but only a count.
     pub(crate) fn suppressed(&self, frames: u64) {
         self.data().suppressed += frames;
+    }
+
+    /// What the node's own resolver counts: for [`ResolverOptions::counters`](crate::resolver::ResolverOptions::counters).
+    pub fn resolver(&self) -> Arc<ResolverCounters> {
+        self.data().resolver.clone()
+    }
+
+    /// Whether series of DNS are there under CoreDNS's names, too.
+    pub fn set_coredns_names(&self, are_there: bool) {
+        self.data().coredns_names = are_there;
+    }
+
+    pub(super) fn has_coredns_names(&self) -> bool {
+        self.data().coredns_names
     }
 
     pub(super) fn write(&self, text: &mut Text) {

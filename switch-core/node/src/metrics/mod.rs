@@ -3,12 +3,14 @@
 //! Called by whatever serves `/metrics`, on the node's thread. The number of series depends on workers, policies and
 //! Service ports, never on pods, addresses or connections; a series ends with its object.
 
+mod dns;
 mod histogram;
 #[expect(
     clippy::disallowed_types,
     reason = "measurements of the control plane, behind a lock held for an addition; no packet path takes it"
 )]
 mod meters;
+mod resolver;
 mod text;
 
 use podswitch_core::action::DropReason;
@@ -18,6 +20,7 @@ use crate::stats::{PortStats, Stats, WorkerStats};
 use text::Text;
 
 pub use meters::Meters;
+pub use resolver::{Count, ResolverCounters};
 
 /// The value of `Content-Type` that goes with [`Node::metrics`](crate::Node::metrics).
 pub const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -65,6 +68,7 @@ impl Stats {
         objects.policies(&mut text);
         objects.services(&mut text);
         meters.write(&mut text);
+        dns::write(&mut text, &self.dns, meters);
         text.into_string()
     }
 

@@ -29,6 +29,7 @@ use crate::capture::{Capture, CaptureError, CaptureRequest};
 use crate::error::NodeError;
 use crate::events::{DropReader, Event, EventSink, FlowReader, Reporter};
 use crate::explain::{self, Connection, Verdict};
+use crate::first_packet::{self, SendError, SentPacket};
 use crate::flow_view::FlowView;
 use crate::flows::{self, Flow};
 use crate::host_side::{Behind, HostSide};
@@ -379,6 +380,16 @@ impl Node {
     /// A name is not known; another capture runs.
     pub fn capture(&mut self, request: &CaptureRequest) -> Result<Capture, CaptureError> {
         Capture::start(&mut self.control, &self.pods, request)
+    }
+
+    /// Sends the first packet of a connection out of the interface of the pod that has its source address, for real: the
+    /// switch forwards it, and the server gets it. TCP opens with SYN, SCTP with INIT; UDP and ICMP echo carry a short
+    /// text. The pod's stack knows nothing of it and resets what a server accepts.
+    ///
+    /// # Errors
+    /// Nothing was sent: the pod is not attached here, or has such a connection; the protocol has no first packet.
+    pub fn send_first_packet(&self, connection: &Connection) -> Result<SentPacket, SendError> {
+        first_packet::send(&self.control, &self.pods, connection)
     }
 
     /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or

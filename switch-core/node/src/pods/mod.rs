@@ -32,6 +32,7 @@ use crate::DEFAULT_MTU;
 use crate::attachment::{ExistingInterface, InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
+use crate::first_packet::Exit;
 use crate::options::Settings;
 use crate::pod_name::PodName;
 use schedule::Upkeep;
@@ -144,6 +145,19 @@ impl Pods {
     /// Ports by pod.
     pub(crate) fn ports(&self) -> &HashMap<PodName, PortId> {
         &self.ports
+    }
+
+    /// The interface of the pod that has this address.
+    pub(crate) fn exit(&self, address: IpAddr) -> Option<Exit> {
+        let mut attached = self.attached.values();
+        let found = attached.find(|pod| pod.attachment.addresses.contains(&address))?;
+        Some(Exit {
+            pod: found.attachment.pod.to_string(),
+            namespace: found.namespace.clone(),
+            index: found.index,
+            mac: found.attachment.mac,
+            mtu: self.mtu,
+        })
     }
 
     /// Attached pods, in no order.

@@ -22,7 +22,7 @@ fn request(target_ip: Ipv4Addr) -> Arp {
 fn verdict(arp: &Arp, trust: Trust) -> ArpVerdict {
     let gateway = gateway();
     let (packet, parsed) = packet(&arp.frame());
-    // The node is answered for one pod, a pod for everything.
+    // The node gets replies for one pod, a pod gets replies for every address.
     let answers = |ip| trust == Trust::Bound || ip == OTHER4;
     check(&packet, &parsed, &binding(&gateway, trust), answers)
 }
@@ -40,7 +40,7 @@ fn dropped(reason: DropReason) -> ArpVerdict {
 }
 
 #[test]
-fn a_pod_is_answered_for_every_address_but_its_own() {
+fn a_pod_gets_replies_for_every_address_but_its_own() {
     for target in [gateway().ipv4, OTHER4, Ipv4Addr::new(8, 8, 8, 8)] {
         assert_eq!(pod(&request(target)), answered(target));
         let unicast = Arp { eth_dst: gateway().mac, ..request(target) };
@@ -50,7 +50,7 @@ fn a_pod_is_answered_for_every_address_but_its_own() {
 }
 
 #[test]
-fn the_answer_on_the_wire() {
+fn the_reply_on_the_wire() {
     let ArpVerdict::Answer(request) = pod(&request(OTHER4)) else { panic!("not answered") };
     let reply = reply(&request, gateway().mac, &mut dirty_pool()).unwrap();
     let expected = Arp {
@@ -96,7 +96,7 @@ fn claims_of_others_addresses() {
 }
 
 #[test]
-fn no_binding_gives_the_gateways_address_away() {
+fn no_binding_may_claim_the_gateways_address() {
     let gateway = gateway();
     let greedy = Binding { ipv4: &[POD4, gateway.ipv4], ..binding(&gateway, Trust::Bound) };
     let claim = Arp { sender_ip: gateway.ipv4, ..request(gateway.ipv4) };
@@ -106,7 +106,7 @@ fn no_binding_gives_the_gateways_address_away() {
 }
 
 #[test]
-fn not_for_us_and_not_arp_that_we_speak() {
+fn unrelated_and_unsupported_arp() {
     let elsewhere = Arp { eth_dst: OTHER_MAC, ..request(OTHER4) };
     assert_eq!(pod(&elsewhere), dropped(DropReason::NotForUs));
     for operation in [0, 3, 8, 0xffff] {
@@ -124,12 +124,12 @@ fn not_for_us_and_not_arp_that_we_speak() {
 }
 
 #[test]
-fn the_node_is_answered_for_its_pods() {
+fn the_node_gets_replies_for_its_pods() {
     let node = |arp: &Arp| verdict(arp, Trust::Node);
     let unknown = Ipv4Addr::new(192, 0, 2, 9);
     assert_eq!(node(&request(OTHER4)), answered(OTHER4));
     assert_eq!(node(&request(unknown)), ArpVerdict::Consumed);
-    // It may use an address that we were not told of, but no pod's and not the gateway's.
+    // It may use an address that is not configured, but not a pod's and not the gateway's.
     let as_sender = |sender_ip| Arp { sender_ip, ..request(OTHER4) };
     assert!(matches!(node(&as_sender(unknown)), ArpVerdict::Answer(_)));
     assert_eq!(node(&as_sender(OTHER4)), dropped(DropReason::SpoofedArp));
@@ -140,15 +140,15 @@ fn the_node_is_answered_for_its_pods() {
 }
 
 #[test]
-fn no_buffer_no_answer() {
+fn without_a_buffer_there_is_no_reply() {
     let mut pool = Pool::new(crate::packet::PoolConfig { small: 0, large: 0 });
     let request = ArpRequest { sender_mac: POD_MAC, sender_ip: POD4, target_ip: OTHER4 };
     assert!(reply(&request, gateway().mac, &mut pool).is_none());
 }
 
 proptest! {
-    /// Whatever an ARP frame says, an answer goes to the pod's own MAC address and tells the
-    /// pod's own address, or none to a probe for the gateway's.
+    /// For any ARP frame, the reply goes to the pod's own MAC address. Its target is the pod's own
+    /// address, or zero for a probe for the gateway's address.
     #[test]
     fn answers_go_to_the_pod_only(
         mut frame in prop::collection::vec(any::<u8>(), 0..64),

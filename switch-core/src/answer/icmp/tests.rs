@@ -32,8 +32,8 @@ fn about(frame: &[u8], what: Error) -> Result<Packet, NoAnswer> {
     error(what, &packet, &parsed, source(v6), NOW, &mut limiter(), &mut dirty_pool())
 }
 
-/// Type, code, second word and quote of an error, its headers and checksums checked by another
-/// dissector.
+/// Type, code, second word and quote of an error. Its headers and checksums are checked by an
+/// independent parser.
 fn dissect(answer: &Packet) -> (u8, u8, u32, Vec<u8>) {
     let bytes = answer.bytes();
     let sliced = SlicedPacket::from_ethernet(bytes).unwrap();
@@ -99,7 +99,7 @@ fn quotes_as_much_as_fits_and_no_padding() {
             let (.., quote) = dissect(&about(&frame, Error::TimeExceeded).unwrap());
             let expected = (frame.len() - 14).min(limit - before);
             assert_eq!(quote, frame[14..14 + expected]);
-            // The quote is what another dissector takes it for.
+            // An independent parser parses the quote to the same values.
             assert!(LaxSlicedPacket::from_ip(&quote).unwrap().transport.is_some());
         }
         let mut padded = pod_to_other(v6, b"x");
@@ -111,7 +111,7 @@ fn quotes_as_much_as_fits_and_no_padding() {
 }
 
 #[test]
-fn an_unfinished_checksum_is_quoted_as_it_was_sent() {
+fn a_partial_checksum_is_quoted_as_it_was_sent() {
     let frame = pod_to_other(false, b"half");
     let (mut packet, parsed) = packet(&frame);
     packet.offload.csum_partial = true;
@@ -146,7 +146,7 @@ fn never_about_an_error_or_a_redirect() {
 }
 
 #[test]
-fn never_about_groups_and_impossible_addresses() {
+fn never_about_group_and_invalid_addresses() {
     let forbidden = |src: &str, dst: &str| {
         let frame = udp(src.parse().unwrap(), dst.parse().unwrap(), 1, b"x");
         let answer = about(&frame, Error::TimeExceeded);
@@ -191,7 +191,7 @@ fn about_first_fragments_only() {
 }
 
 #[test]
-fn from_a_fit_address_only() {
+fn from_a_valid_source_address_only() {
     let (packet, parsed) = packet(&pod_to_other(false, b"x"));
     for from in [IpAddr::V6(OTHER6), IpAddr::V4(Ipv4Addr::BROADCAST)] {
         let answer =
@@ -201,7 +201,7 @@ fn from_a_fit_address_only() {
 }
 
 #[test]
-fn limited_for_each_and_for_all() {
+fn limited_per_address_and_in_total() {
     let mut limiter =
         ErrorLimiter::with_rates(HashKey::new(3), Rate::new(10, 5), Rate::new(1, 2), 64);
     let mut pool = Pool::new(PoolConfig { small: 100, large: 0 });
@@ -216,7 +216,7 @@ fn limited_for_each_and_for_all() {
     for _ in 0..2 {
         assert_eq!(send(1, 0), Ok(()));
     }
-    // The greedy one took two of the five that there are for all, and no more.
+    // The address that asked most got two of the five answers in total, and no more.
     for _ in 0..100 {
         assert_eq!(send(1, 0), Err(NoAnswer::RateLimited));
     }
@@ -277,7 +277,7 @@ fn pings_are_answered() {
                 }
                 _ => panic!("no ICMP"),
             }
-            // The answer is no request.
+            // The answer is not a request.
             let (answer, parsed) = packet(answer.bytes());
             assert!(echo_reply(&answer, &parsed, &mut pool()).is_err());
         }
@@ -305,8 +305,8 @@ fn pings_that_are_not_answered() {
 }
 
 proptest! {
-    /// Whatever arrives: no panic, and every answer is well formed, no longer than its family's
-    /// limit, and to a single host.
+    /// For any input: no panic, and every answer is well formed, no longer than its family's limit,
+    /// and goes to a single host.
     #[test]
     fn answers_are_well_formed_and_to_one_host(
         v6 in any::<bool>(),

@@ -10,7 +10,7 @@ const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x858, 0xaff, 0xfef4
 const OTHER_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
 const NONE: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 
-/// A message of the pod's, to be spoiled in one place.
+/// A message from the pod; each test changes it in one place.
 #[derive(Clone)]
 struct Sent {
     eth: (Mac, Mac),
@@ -18,7 +18,7 @@ struct Sent {
     dst: Ipv6Addr,
     hop_limit: u8,
     kind_code: [u8; 2],
-    /// Behind the checksum.
+    /// The bytes behind the checksum.
     body: Vec<u8>,
 }
 
@@ -90,7 +90,8 @@ fn a_pod_finds_every_address_behind_the_gateway() {
         for target in [gw.ipv6, OTHER6, "2001:db8::1".parse().unwrap()] {
             assert_eq!(pod(&solicit(src, target)), answered(src, target));
             assert_eq!(pod(&bare_solicitation(src, target)), answered(src, target));
-            // Unreachability detection asks the address itself, by unicast.
+            // Neighbour unreachability detection sends its solicitation to the address itself, by
+            // unicast.
             let unicast = Sent { eth: (POD_MAC, gw.mac), dst: target, ..solicit(src, target) };
             assert_eq!(pod(&unicast), answered(src, target));
         }
@@ -176,14 +177,14 @@ fn routers_and_listeners() {
         assert_eq!(pod(&message(kind, 24)), INVALID, "listener discovery stays on its link");
     }
     assert_eq!(pod(&mld(130)), ROGUE);
-    // Kinds that nothing here speaks: inverse neighbour discovery, SEND.
+    // Unsupported types: inverse neighbour discovery, SEND.
     for kind in [141, 148] {
         assert_eq!(pod(&message(kind, 24)), INVALID);
     }
 }
 
 #[test]
-fn what_rfc_4861_calls_invalid() {
+fn messages_that_rfc_4861_calls_invalid() {
     let base = solicit(POD6, OTHER6);
     assert_eq!(pod(&base), answered(POD6, OTHER6));
     for hop_limit in [0, 1, 64, 254] {
@@ -225,7 +226,7 @@ fn no_extension_headers() {
 }
 
 #[test]
-fn the_node_is_answered_for_its_pods() {
+fn the_node_gets_advertisements_for_its_pods() {
     let unknown: Ipv6Addr = "2001:db8::77".parse().unwrap();
     for src in [unknown, LINK_LOCAL] {
         assert_eq!(node(&solicit(src, OTHER6)), answered(src, OTHER6));
@@ -239,7 +240,7 @@ fn the_node_is_answered_for_its_pods() {
 }
 
 #[test]
-fn the_answer_on_the_wire() {
+fn the_advertisement_on_the_wire() {
     let gw = gateway();
     for (sender, flags) in [(Some(LINK_LOCAL), 0xe0), (None, 0xa0)] {
         let asked = Solicitation { sender_mac: POD_MAC, sender_ip: sender, target: OTHER6 };
@@ -260,8 +261,8 @@ fn the_answer_on_the_wire() {
 }
 
 proptest! {
-    /// Whatever a pod sends: no panic, and an answer goes to an address that the pod may have,
-    /// at its own MAC, or to all nodes in defence of the gateway's address only.
+    /// For any message from a pod: no panic, and an answer goes to an address that the pod may use,
+    /// at its own MAC address. It goes to all nodes only to defend the gateway's address.
     #[test]
     fn answers_go_to_the_pod_only(
         kind in 130u8..=143,

@@ -32,8 +32,8 @@ fn answer(frame: &[u8]) -> Result<Packet, NoAnswer> {
     reset(&packet, &parsed, Instant::ZERO, &mut limiter(), &mut dirty_pool())
 }
 
-/// What another dissector makes of a reset: (sequence, acknowledgment if flagged), everything
-/// else checked.
+/// A reset as an independent parser reads it: (sequence, acknowledgment if flagged). All other
+/// fields are checked here.
 fn dissect(reset: &Packet, v6: bool) -> (u32, Option<u32>) {
     let headers = PacketHeaders::from_ethernet_slice(reset.bytes()).unwrap();
     let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!("no TCP") };
@@ -83,7 +83,7 @@ fn a_segment_with_ack_gets_its_sequence_from_there() {
 }
 
 #[test]
-fn goes_back_to_the_sender() {
+fn reset_is_sent_to_the_sender() {
     let reset = answer(&segment(false, tcp_flags::SYN, 1, 0, &[])).unwrap();
     assert_eq!(reset.bytes()[..6], POD_MAC.0);
     assert_eq!(reset.bytes()[6..12], gateway().mac.0);
@@ -97,7 +97,7 @@ fn never_about_a_reset_a_fragment_or_a_corrupted_segment() {
     let mut corrupted = segment(true, tcp_flags::SYN, 1, 0, &[1, 2]);
     *corrupted.last_mut().unwrap() ^= 1;
     assert_eq!(answer(&corrupted).unwrap_err(), NoAnswer::BadChecksum);
-    // One that the sender's kernel left for the hardware to finish is not corrupted.
+    // A checksum that the sender's kernel left to the hardware is not a wrong checksum.
     let (mut unfinished, parsed) = packet(&corrupted);
     unfinished.offload.csum_partial = true;
     let answer = reset(&unfinished, &parsed, Instant::ZERO, &mut limiter(), &mut pool());

@@ -1,11 +1,11 @@
-//! Views given memory as the tables that lie in it. One of the few modules with `unsafe`.
+//! Casts memory from the caller to the tables in it. One of the few modules with `unsafe`.
 #![allow(unsafe_code)]
 
 use super::facts::ReplyFacts;
 use super::header::Header;
 use super::slot::Slot;
 
-/// A type that any bytes are a valid value of, and that may change while it is shared.
+/// A type for which any bytes are a valid value, and which may change while it is shared.
 ///
 /// # Safety
 /// Every field is an atomic integer, or an array or a type of such; `repr(C)`.
@@ -18,7 +18,7 @@ unsafe impl Plain for ReplyFacts {}
 // SAFETY: atomic integers and arrays of them only, `repr(C)`.
 unsafe impl Plain for Header {}
 
-/// The bytes as values of `T`. `None`: they are not aligned, or no multiple of its size.
+/// The bytes as values of `T`. `None`: they are not aligned, or not a multiple of its size.
 pub(super) fn cast<T: Plain>(bytes: &mut [u8]) -> Option<&mut [T]> {
     // SAFETY: any bytes are a valid `T` (`Plain`), and the exclusive borrow of the bytes becomes that of the values.
     let (before, values, after) = unsafe { bytes.align_to_mut::<T>() };

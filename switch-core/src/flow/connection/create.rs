@@ -37,8 +37,7 @@ impl Tracker {
         pinned: &Pinned,
         at: OpenedAt,
     ) -> Result<Created, Refused> {
-        // All counts are raised first: others can find the connection, and end it, once it is in the
-        // index.
+        // All counts are raised first: once the connection is in the index, others can find it and end it.
         self.charge(pinned)?;
         let reply = pinned.original.reversed();
         let created = if pinned.reply == reply {
@@ -139,7 +138,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// Removes a connection that is not created after all from the counts of its account and source.
+    /// Removes a connection that was not created from the counts of its account and source.
     fn discharge_all(&self, pinned: &Pinned) {
         self.discharge(pinned.account(), 1);
         if let Some(end) = pinned.origin_end {

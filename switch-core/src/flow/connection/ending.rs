@@ -11,7 +11,8 @@ use crate::prefetch::prefetch;
 /// one shard.
 const GROUP: usize = if CHUNK < 32 { CHUNK } else { 32 };
 
-/// Most slots that one search for a connection to end examines, and most of those in use.
+/// Maximum number of slots that one search for a connection to end examines, and maximum number of used slots among
+/// them.
 const RECLAIM_SLOTS: usize = 4096;
 const RECLAIM_USED: usize = 256;
 
@@ -45,10 +46,10 @@ impl Tracker {
         goes && self.end(connection, on_end)
     }
 
-    /// Makes room for a new connection that would be charged like `charge`, or for any. Examines a
-    /// limited number of slots from `from` on. Ends those that are over, and those that are unproven
-    /// and were idle for a second; if there are none, one that is unproven. Returns how many ended,
-    /// and where the next search begins.
+    /// Makes room for a new connection that would be charged like `charge`, or for any new connection. Examines a
+    /// limited number of slots from `from` on. Ends the connections that are over, and those that are unproven and were
+    /// idle for a second. If there are none, it ends one unproven connection. Returns how many ended, and where the
+    /// next search begins.
     pub fn reclaim(
         &self,
         from: usize,
@@ -163,7 +164,7 @@ impl Tracker {
         let mut charged = (first.facts.account(), 0);
         for (number, slot) in slots() {
             shard.index.remove(slot.facts.index_hash.load(Relaxed), number << 1);
-            // Another connection may have the port only when the index leads to it no more.
+            // Another connection may get the port only after the index no longer leads to this one.
             if slot.facts.has_lease() {
                 self.nat.release(&slot.facts.pinned(|| self.reply_facts(number)));
             }

@@ -21,7 +21,7 @@ const TRANSLATED: u64 = 1 << 8;
 /// Position in [`Facts::kind`] of how the connection was opened: two bits.
 const OPENED: u32 = 9;
 
-/// Bit of [`Facts::kind`]: a record says that the connection has ended, though its place is kept: see `review.rs`.
+/// Bit of [`Facts::kind`]: a record says that the connection has ended, although its slot is kept: see `review.rs`.
 const RECORDED: u64 = 1 << 11;
 
 fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {

@@ -1,4 +1,4 @@
-//! What comes before the slots in memory that outlives the process.
+//! The header before the slots in memory that survives a restart.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -6,24 +6,25 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use super::PORTS;
 use crate::id::PortId;
 
-/// Longest name of a port, in bytes. A pod's has at most 63 of the namespace, 253 of the name, and a few more.
+/// Longest name of a port, in bytes. A pod's name has at most 63 bytes of the namespace, 253 of the name, and a few
+/// more.
 const NAME: usize = 376;
 
-/// The name of a port, so that the next process knows which of its ports is meant.
+/// The name of a port, by which the next process finds its own port.
 #[repr(C)]
 struct Name {
     length: AtomicU64,
     bytes: [AtomicU64; NAME / 8],
 }
 
-/// What comes before the slots.
+/// The header before the slots.
 #[repr(C, align(64))]
 pub(super) struct Header {
     pub(super) magic: AtomicU64,
-    /// Nanoseconds of the system's monotonic clock when the process' own clock started.
+    /// Start of the process's clock, in nanoseconds of the system's monotonic clock.
     pub(super) clock: AtomicU64,
     pub(super) version: AtomicU32,
-    /// Number of chunks that there is room for.
+    /// Number of chunks for which there is room.
     pub(super) chunks: AtomicU32,
     /// The highest chunk in use, plus one.
     pub(super) used: AtomicU32,

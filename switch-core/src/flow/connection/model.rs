@@ -4,7 +4,7 @@
 //! can be tried exhaustively. `shuttle` treats every atomic as sequentially consistent. Comments at the
 //! atomics say why the locks suffice.
 
-#![allow(dead_code, unreachable_pub, reason = "this copy calls only what can race")]
+#![allow(dead_code, unreachable_pub, reason = "this copy calls only code that can race")]
 
 mod sync {
     pub(super) use shuttle::sync::atomic::{AtomicU32, AtomicU64};
@@ -102,7 +102,7 @@ fn check_consistency(tracker: &Tracker) -> usize {
     for info in &list {
         let hash = |key: &FlowKey| tracker.index_hash(key, key.hash(&HashKey::new(1)));
         let [original, reply] = [info.pinned.original, info.pinned.reply]
-            .map(|key| tracker.find(hash(&key), &key).expect("both keys are there"));
+            .map(|key| tracker.find(hash(&key), &key).expect("both keys exist"));
         assert_eq!(original.connection, reply.connection.reversed());
         assert!(tracker.is_alive(original.connection));
     }
@@ -110,7 +110,7 @@ fn check_consistency(tracker: &Tracker) -> usize {
 }
 
 #[test]
-fn both_directions_at_once_make_one() {
+fn both_directions_at_once_create_one_connection() {
     model((4, 4), |tracker| {
         let forth = pinned(key(1, proto::UDP), 0);
         let back = pinned(key(1, proto::UDP).reversed(), 1);
@@ -147,7 +147,7 @@ fn limits_hold_for_both() {
     }
 }
 
-/// One thread ends what another has just created, and creates it again, while a third creates others.
+/// One thread ends a connection that another has just created, and creates it again, while a third creates others.
 #[test]
 fn creating_and_ending_leak_nothing() {
     model((4, 3), |tracker| {
@@ -265,7 +265,7 @@ fn a_connection_ends_once() {
             .collect();
         let ended: usize = threads.into_iter().map(|t| t.join().unwrap()).sum();
         assert_eq!(ended, 1);
-        assert!(!tracker.record(new, 10, 1), "no more packets for it");
+        assert!(!tracker.record(new, 10, 1), "it accepts no more packets");
         assert_eq!(check_consistency(&tracker), 0);
     });
 }
@@ -294,7 +294,7 @@ fn two_directions_at_once_reach_the_same_states() {
         let (client, server) = (new, new.reversed());
         packet(&tracker, client, segment(100, 0, SYN));
         packet(&tracker, server, segment(900, 101, SYN | ACK));
-        // The client's last segment of the handshake arrives while the server sends already.
+        // The client's last segment of the handshake arrives while the server already sends.
         let other = tracker.clone();
         let other = thread::spawn(move || {
             packet(&other, server, segment(901, 101, ACK));

@@ -20,8 +20,8 @@ impl Tracker {
         true
     }
 
-    /// Records packets of the last second, and that there is one now; none is TCP. False if the
-    /// connection has ended.
+    /// Records packets of the last second, none of them TCP. `now_secs` becomes the second of the last packet. False if
+    /// the connection has ended.
     pub fn record_many(
         &self,
         connection: ConnectionRef,
@@ -35,8 +35,8 @@ impl Tracker {
         true
     }
 
-    /// Adds packets that were counted elsewhere before. False, and no effect, if the connection has ended, or a record says
-    /// so.
+    /// Adds packets that were counted elsewhere before. False without effect if the connection has ended, or if a
+    /// record says so.
     pub fn add_counts(&self, connection: ConnectionRef, packets: u32, bytes: u32) -> bool {
         let Some(lane) = self.lane(connection) else { return false };
         if self.slot(connection.slot >> 1).is_some_and(|slot| slot.facts.is_recorded()) {

@@ -1,6 +1,6 @@
-//! Connections that a change of the state denies, or whose pod it removed. A record says at once that they have ended, but
-//! their slot is kept until they time out: it denies their packets by the connection's own direction, and if another
-//! change allows them again, they go on, as opened anew.
+//! Connections that a change of the state denies, or whose pod it removed. They are recorded as ended at once, but
+//! their slots are kept until they time out: the slot denies their packets in the connection's own direction. If
+//! another change allows them again, they continue and count as opened again.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -9,11 +9,11 @@ use arrayvec::ArrayVec;
 use super::tracker::Tracker;
 use super::{CHUNK, ConnectionInfo, ConnectionRef, OpenedAt};
 
-/// Slots that are read under one lock.
+/// Number of slots that are read under one lock.
 const GROUP: usize = 32;
 
 impl Tracker {
-    /// Calls `each` for the connections in the slots `from..from + count`, without those that a record says have ended.
+    /// Calls `each` for the connections in the slots `from..from + count`, except those already recorded as ended.
     pub fn review(&self, from: usize, count: usize, mut each: impl FnMut(ConnectionInfo)) {
         let (mut at, end) = (from, (from + count).min(self.slots()));
         while at < end {
@@ -25,7 +25,7 @@ impl Tracker {
         }
     }
 
-    /// Those in slots of one chunk.
+    /// The same for the slots of one chunk.
     fn infos_between(&self, from: usize, to: usize) -> ArrayVec<ConnectionInfo, GROUP> {
         let chunk = self.chunks.get(from / CHUNK).and_then(|chunk| chunk.get());
         let base = from / CHUNK * CHUNK;
@@ -38,13 +38,13 @@ impl Tracker {
         listed.filter_map(|(_, number)| self.info(number)).collect()
     }
 
-    /// Notes that a record says that the connection has ended, and returns its last state. `None`: it has ended, or there
-    /// is a record already.
+    /// Marks the connection as recorded as ended, and returns its last state. `None`: it has ended, or is marked
+    /// already.
     pub fn record_end(&self, connection: ConnectionRef) -> Option<ConnectionInfo> {
         self.with_recorded(connection, false, |number| self.info(number))
     }
 
-    /// Notes that the connection goes on. False if no record said that it had ended.
+    /// Removes the mark, because the connection continues. False if it was not marked.
     pub fn resume(&self, connection: ConnectionRef, at: OpenedAt) -> bool {
         let Some(slot) = self.slot(connection.slot >> 1) else { return false };
         if !slot.facts.is_recorded() {
@@ -57,7 +57,7 @@ impl Tracker {
         resumed.is_some()
     }
 
-    /// Calls `f` with the slot if the note in it is as `expected`, and inverts the note.
+    /// Calls `f` with the slot if its mark is as `expected`, and inverts the mark.
     fn with_recorded<T>(
         &self,
         connection: ConnectionRef,

@@ -1,10 +1,11 @@
-//! Connections that outlive the process: the memory in which the table keeps its slots may be shared memory that the
-//! next process finds.
+//! Connections that survive a restart: the memory in which the table keeps its slots may be shared memory that the next
+//! process opens.
 //!
-//! The slots are written as always; nothing is added to the packet path. The layout: a [`Header`], then for each chunk
-//! its slots and their reply keys. The successor does not use the memory of the process before: it opens the
-//! connections anew in a table of its own ([`Tracker::restore`]). A slot is open while its generation is odd, which is
-//! stored after the facts, so a process that ends in the middle of it leaves no connection that is half written.
+//! The slots are written in the same way as on the heap; nothing is added to the packet path. The layout: a [`Header`],
+//! then for each chunk its slots and their reply keys. The next process does not use the memory of the previous one: it
+//! opens the connections again in a table of its own ([`Tracker::restore`]). A slot is open while its generation is
+//! odd. The generation is stored after the facts, so a process that is killed while it writes leaves no half-written
+//! connection.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -25,9 +26,10 @@ use crate::id::PortId;
 
 /// "PSWCONN" and a zero byte.
 const MAGIC: u64 = u64::from_le_bytes(*b"PSWCONN\0");
-/// Raised with every change of the layout of [`Header`], `Slot`, `Facts` or `ReplyFacts`, or of what their values mean.
+/// Increased with every change of the layout of [`Header`], `Slot`, `Facts` or `ReplyFacts`, or of the meaning of their
+/// values.
 const VERSION: u32 = 1;
-/// Bytes of the header's place.
+/// Bytes reserved for the header.
 const HEADER_BYTES: usize = size_of::<Header>().next_multiple_of(CHUNK_BYTES);
 const SLOT_BYTES: usize = CHUNK * size_of::<Slot>();
 const CHUNK_BYTES: usize = SLOT_BYTES + CHUNK * size_of::<ReplyFacts>();
@@ -68,11 +70,11 @@ pub fn memory_size(connections: u32) -> usize {
 pub struct SlotMemory {
     /// The memory, of [`memory_size`] bytes, aligned to a page.
     pub bytes: &'static mut [u8],
-    /// What the system's monotonic clock says now.
+    /// Current value of the system's monotonic clock.
     pub monotonic: Duration,
 }
 
-/// What the table does with given memory besides opening connections in it.
+/// Operations of the table on the caller's memory, besides opening connections in it.
 #[derive(Debug)]
 pub(crate) struct Kept {
     header: &'static Header,
@@ -84,8 +86,8 @@ impl Kept {
         self.header.set_name(port, name);
     }
 
-    /// Bytes at the beginning of the memory that must be allocated so that `spare` more chunks can be used, and what
-    /// [`Tracker::allow`] is to be told then.
+    /// The number of bytes at the beginning of the memory that must be allocated so that `spare` more chunks can be
+    /// used, and the argument for [`Tracker::allow`] after that.
     pub(crate) fn wanted(&self, spare: u32) -> (usize, u32) {
         let all = self.header.chunks.load(Relaxed);
         let chunks = self.header.used.load(Relaxed).saturating_add(spare).min(all);
@@ -122,14 +124,14 @@ impl Tracker {
         Ok((table, Kept { header }))
     }
 
-    /// The first `chunks` chunks of the given memory are allocated and may be used. Connections beyond lie on the heap
-    /// and do not outlive the process.
+    /// Allows the use of the first `chunks` chunks of the caller's memory, which are allocated now. Further connections
+    /// are stored on the heap and do not survive a restart.
     pub(crate) fn allow(&self, chunks: u32) {
         self.memory.allow(chunks);
     }
 
-    /// Opens a connection of an earlier process, as it was. False if its ports have another client, or a limit is
-    /// lower than it was. `None`: it is there.
+    /// Opens a connection of an earlier process again, with its state. False if another client has its ports, or a
+    /// limit is lower than it was. `None`: it already exists.
     fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> Option<bool> {
         if !self.nat.restore(pinned) {
             return Some(false);
@@ -167,27 +169,28 @@ impl fmt::Debug for dyn SavedMemory {
     }
 }
 
-/// The connections of an earlier process that were not restored yet.
+/// Connections of an earlier process that are not restored yet.
 #[derive(Debug)]
 pub struct Saved {
     memory: Box<dyn SavedMemory>,
-    /// By the name of the port that the client's packets came in by.
+    /// By the name of the port on which the client's packets were received.
     by_port: HashMap<String, Vec<u32>>,
-    /// Those of clients behind the tunnel.
+    /// Connections of clients behind the tunnel.
     tunnelled: Vec<u32>,
-    /// Nanoseconds of the system's monotonic clock at which the clock of that process started.
+    /// Start of the earlier process's clock, in nanoseconds of the system's monotonic clock.
     clock: u64,
     lost: usize,
 }
 
-/// What became of saved connections.
+/// The result of restoring saved connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
     /// They are open again.
     pub restored: usize,
-    /// They are not: the client's port or node is gone, another connection has their ports, or a limit is reached.
+    /// They cannot be restored: the client's port or node does not exist, another connection has their ports, or a
+    /// limit is reached.
     pub lost: usize,
-    /// They wait for the client's port.
+    /// They wait until the client's port is attached.
     pub waiting: usize,
 }
 
@@ -195,7 +198,7 @@ impl Saved {
     /// Finds the connections in the memory of an earlier process.
     ///
     /// # Errors
-    /// It is not such memory, or of another version.
+    /// It is not such memory, or it was written by another version.
     pub fn read(mut memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
         let (header, rest) =
             memory.bytes().split_at_mut_checked(HEADER_BYTES).ok_or(MemoryError::Unfit)?;
@@ -245,9 +248,9 @@ impl Saved {
         self.len() == 0
     }
 
-    /// Opens the connections of clients whose ports are known, and of those behind the tunnel if the tunnel is. `reach`:
-    /// the VTEP of a client's node. `clock`: where the clock of this process started, in time of the system's monotonic
-    /// clock. `now_secs`: what it says now.
+    /// Restores the connections of clients whose ports are known, and of clients behind the tunnel if `reach` is given.
+    /// `reach`: returns the VTEP of a client's node. `clock`: start of this process's clock, in time of the system's
+    /// monotonic clock. `now_secs`: the current second of this process's clock.
     pub(crate) fn restore(
         &mut self,
         tracker: &Tracker,
@@ -261,7 +264,7 @@ impl Saved {
         let mut result = Restored { lost: std::mem::take(&mut self.lost), ..Restored::default() };
         let mut open = |memory: &mut dyn SavedMemory, number: u32, port: Option<PortId>| {
             let Some((slot, reply)) = slot(memory, number) else { return };
-            // Those that are over, or timed out since, need no place.
+            // Connections that are over, or have timed out since, are not restored.
             if worth(slot, 0).0 == Worth::Over
                 || is_over(slot, now_secs.saturating_add(older), false)
             {
@@ -281,7 +284,7 @@ impl Saved {
             match tracker.restore(&pinned, slot, last_seen) {
                 Some(true) => result.restored += 1,
                 Some(false) => result.lost += 1,
-                // Its client, or a later run, has opened it.
+                // The client, or an earlier call, has opened it.
                 None => {}
             }
         };

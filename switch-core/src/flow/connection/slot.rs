@@ -33,7 +33,8 @@ pub(super) struct Lane {
     epoch: AtomicU32,
     pub(super) packets: AtomicU64,
     pub(super) bytes: AtomicU64,
-    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process does not read it, nor the epoch.
+    /// When the connection was opened, in nanoseconds. Only in lane 0. The next process reads neither this nor the
+    /// epoch.
     opened: AtomicU64,
 }
 
@@ -199,7 +200,7 @@ fn datagram_idle_limit(protocol: u8) -> u32 {
     }
 }
 
-/// How much a connection is worth when a limit is reached.
+/// The value of a connection when a limit is reached: connections of lower value are ended first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Worth {
     /// Closed or reset by its ends.

@@ -1,4 +1,4 @@
-//! The connection table against plain maps.
+//! The connection table compared with ordinary maps.
 
 use std::collections::HashMap;
 

@@ -63,9 +63,9 @@ pub struct Tracker {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     locations: Box<[IndexLocation]>,
     pub(super) chunks: Box<[OnceLock<Chunk<Slot>>]>,
-    /// Reply keys of the translated connections of each chunk that has any.
+    /// Reply keys of the translated connections, for each chunk that has any.
     pub(super) replies: Box<[OnceLock<Chunk<ReplyFacts>>]>,
-    /// Where the memory of both comes from.
+    /// The source of the memory for both.
     pub(super) memory: Chunks<Slot, ReplyFacts>,
     pub(super) chunks_made: AtomicU32,
     pub(super) live: CachePadded<AtomicU32>,
@@ -107,8 +107,8 @@ impl Tracker {
         }
     }
 
-    /// How many chunks a table of so many connections can have. Each chunk belongs to one shard, so every shard may
-    /// have one that is partly used.
+    /// The maximum number of chunks of a table for this many connections. Each chunk belongs to one
+    /// shard, so every shard may have one that is partly used.
     pub(super) fn most_chunks(connections: u32) -> usize {
         (connections as usize).div_ceil(CHUNK) + SHARDS
     }
@@ -315,7 +315,7 @@ impl Tracker {
         (0..SHARDS).map(|shard| self.lock(shard).free.len()).sum()
     }
 
-    /// The most connections that there may be.
+    /// The maximum number of connections.
     pub fn limit(&self) -> usize {
         self.config.connections as usize
     }

@@ -109,8 +109,8 @@ impl Datagram {
     pub(super) fn add(&mut self, fragment: Fragment, extent: Extent, limit: usize) -> Added {
         let at = self.pieces.partition_point(|piece| piece.extent.start < extent.start);
         if let Some(same) = self.pieces.get(at).filter(|piece| piece.extent == extent) {
-            // Networks duplicate packets, so an identical fragment is no attack. Different data at the
-            // same offset is one (RFC 3128, RFC 5722).
+            // Networks duplicate packets, so an identical fragment is not an attack. Different data at the same offset
+            // is an attack (RFC 3128, RFC 5722).
             return match same.data() == data(&fragment, &extent) {
                 true => Added::Duplicate(fragment.packet),
                 false => Added::Rejected(fragment.packet, DropReason::FragmentOverlap),

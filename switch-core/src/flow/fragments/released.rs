@@ -1,4 +1,4 @@
-//! What goes into the store and comes out of it.
+//! The input and the output of the store.
 
 use podswitch_wire::parse::Parsed;
 
@@ -14,7 +14,7 @@ pub struct Fragment {
     pub parsed: Parsed,
 }
 
-/// What the store returns; reused by the caller, who empties it after each call.
+/// The packets that the store returns; reused by the caller, which empties it after each call.
 #[derive(Debug, Default)]
 pub struct Released {
     /// All fragments of one complete datagram, by offset. The first contains the layer-4 header, and its

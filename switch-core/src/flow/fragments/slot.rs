@@ -10,8 +10,8 @@ use crate::time::Instant;
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The datagram that a fragment belongs to. The ingress port is a part: no port can add fragments to
-/// another port's datagram.
+/// The datagram that a fragment belongs to. It includes the ingress port, so that no port can add fragments to another
+/// port's datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Key {
     pub(super) flow: FlowKey,
@@ -28,7 +28,7 @@ pub(super) struct Slot {
     pub(super) link: Link,
 }
 
-/// What a place has.
+/// The content of a slot.
 #[derive(Debug)]
 pub(super) enum State {
     Free,

@@ -10,7 +10,7 @@ use crate::flow::connection::ConnectionRef;
 use crate::invalidation::Invalidation;
 use crate::prefetch::{prefetch, prefetch_address};
 
-/// What identifies a packet's flow entry.
+/// The facts that identify a packet's flow entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow<'a> {
     /// The [candidate](FlowTable::candidate) entry; may have been removed since.
@@ -54,7 +54,8 @@ pub enum Follow {
 pub enum LookupMiss {
     /// The table has no entry with its key.
     Absent,
-    /// The entry with its key is another sender's, or its plan depends on something that changed.
+    /// The entry with its key belongs to another sender, or its plan depends on something that
+    /// changed.
     Invalid,
 }
 
@@ -112,7 +113,7 @@ impl FlowTable {
             if !line.is_followed() {
                 return Hit::Other(flow.candidate);
             }
-            // It is not followed because of a plan of its own, so because of TCP.
+            // The entry is followed although its plan is shared, so it is TCP.
             let now = Seen::followed(seconds);
             if line.seen != now {
                 line.seen = now;
@@ -126,7 +127,7 @@ impl FlowTable {
         Hit::Counted(plan)
     }
 
-    /// The valid entry of a packet whose candidate is not it, or that was not checked.
+    /// The valid entry of a packet if the candidate is another entry or was not checked.
     ///
     /// # Errors
     /// [`LookupMiss`].
@@ -200,7 +201,7 @@ impl FlowTable {
         Some(&chunk[at % OWN_PLANS_PER_CHUNK])
     }
 
-    /// The entry of a key, whoever its sender is, valid or not.
+    /// The entry of a key, valid or not, for any sender.
     #[inline(never)]
     pub(super) fn search(&self, hash: u64, key: &FlowKey) -> Option<EntryId> {
         self.index.get(hash, |number| self.lines[number as usize].key == *key).map(EntryId)

@@ -1,16 +1,17 @@
-//! Which groups of addresses the entries of the table depend on. A change of other groups needs no
-//! look at any entry. A group is added with an entry; groups without entries are dropped after each
-//! round of the sweep.
+//! The groups of addresses on which the entries of the table depend. After a change of other
+//! groups, no entry needs to be checked. A group is added with an entry; groups without entries are
+//! dropped after each round of the sweep.
 
 use crate::invalidation::{Group, Groups};
 
 type Set = Box<[u64; Group::COUNT / 64]>;
 
 pub(super) struct Presence {
-    /// Every group that some entry depends on, and maybe some that none does any more.
+    /// Every group on which some entry depends, and maybe some groups without entries.
     current: Set,
-    /// The groups of entries that were inserted, or visited by the sweep, since its round began. At
-    /// the end of the round these are the groups of all entries, and replace `current`.
+    /// The groups of the entries that were inserted, or visited by the sweep, since its round
+    /// began. At the end of the round these are the groups of all entries, and they replace
+    /// `current`.
     next: Set,
 }
 

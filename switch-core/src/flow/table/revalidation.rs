@@ -1,19 +1,19 @@
-//! Revalidation: which entries stay valid after a configuration change, namely those that depend on
-//! nothing that changed.
+//! Revalidation: entries stay valid after a configuration change if they depend on nothing that
+//! changed.
 //!
-//! If a change affects no entry of the table, all stay valid at once. Otherwise each entry is checked
-//! when its next packet comes.
+//! If a change affects no entry of the table, all entries stay valid at once. Otherwise each entry
+//! is checked when its next packet arrives.
 
 use super::{EntryId, FlowTable, OWN_PLANS_PER_CHUNK};
 use crate::id::Epoch;
 use crate::invalidation::{Affected, Groups, Invalidation};
 
-/// What happened to entries of earlier generations whose next packet came.
+/// Counts of the entries of earlier generations whose next packet arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Revalidations {
     /// They depend on nothing that changed, and stay valid.
     pub kept: u32,
-    /// Their flow was evaluated again.
+    /// Their flow was re-evaluated.
     pub reevaluated: u32,
 }
 
@@ -54,7 +54,7 @@ impl FlowTable {
         true
     }
 
-    /// What the plan of an entry depends on.
+    /// The dependencies of an entry's plan.
     pub(super) fn groups_of(&self, id: EntryId) -> Groups {
         let (at, line) = (id.0 as usize, &self.lines[id.0 as usize]);
         let (chunk, index) = (at / OWN_PLANS_PER_CHUNK, at % OWN_PLANS_PER_CHUNK);
@@ -65,7 +65,7 @@ impl FlowTable {
         }
     }
 
-    /// What happened to entries of earlier generations since the last call.
+    /// The counts since the last call.
     #[inline]
     pub fn take_revalidations(&mut self) -> Revalidations {
         core::mem::take(&mut self.revalidations)

@@ -1,6 +1,6 @@
-//! Plans that many flows share: next hop, and nothing that depends on the flow. An entry refers to
-//! one by a [`PlanId`], which is valid for one generation of the table, so that comparing the
-//! generation also tells whether the entry is valid.
+//! Plans that many flows share: the next hop, without anything that depends on the flow. An entry
+//! refers to one by a [`PlanId`], which is valid for one generation of the table, so that comparing
+//! the generation also shows whether the entry is valid.
 //!
 //! A generation spans all consecutive epochs that changed nothing any flow of the worker depends on.
 //! The plans themselves are kept over several generations, for entries that turn out to be
@@ -13,7 +13,8 @@ use crate::id::Epoch;
 
 /// Low bits of a [`PlanId`]: index of the plan. The bits above: the generation.
 const INDEX_BITS: u32 = 13;
-/// Most shared plans. A flow whose plan finds no room has a plan of its own.
+/// Maximum number of shared plans. If there is no room for a flow's plan, the flow gets a plan of
+/// its own.
 const MAX_PLANS: usize = 1 << INDEX_BITS;
 /// With more plans than this, the next generation begins without any: some may be unused by now.
 const CLEAR_ABOVE: usize = MAX_PLANS / 2;
@@ -21,7 +22,7 @@ const CLEAR_ABOVE: usize = MAX_PLANS / 2;
 const RECENT: usize = 256;
 /// Generations that a [`PlanId`] can tell apart.
 const GENERATIONS: u32 = 1 << (32 - INDEX_BITS);
-/// Generations whose entries may still be valid.
+/// Number of generations whose entries may still be valid.
 const KEPT: usize = 64;
 
 /// Refers to a plan: a shared one, or the entry's own. Valid in one generation.
@@ -43,20 +44,20 @@ impl PlanId {
         self.0 >> INDEX_BITS
     }
 
-    /// Whether it refers to the entry's own plan, in whatever generation.
+    /// Whether it refers to the entry's own plan, in any generation.
     #[inline(always)]
     pub(super) fn is_own(self) -> bool {
         self.index() == 0
     }
 }
 
-/// What a valid [`PlanId`] refers to.
+/// The plan that a valid [`PlanId`] refers to.
 pub(super) enum PlanRef<'a> {
     /// This plan.
     Shared(&'a Plan),
     /// The entry's own plan.
     Own,
-    /// Nothing: it is of an earlier generation.
+    /// None: the ID is of an earlier generation.
     Stale,
 }
 
@@ -76,7 +77,8 @@ pub(super) struct SharedPlans {
     epoch: Option<Epoch>,
 }
 
-/// The fields that distinguish shared plans. All others have the same value in every shared plan.
+/// The fields that distinguish shared plans. All other fields have the same value in every shared
+/// plan.
 type Identity = [u64; 3];
 
 #[inline]

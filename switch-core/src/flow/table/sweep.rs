@@ -20,10 +20,9 @@ pub struct PendingCounts {
 }
 
 impl FlowTable {
-    /// Examines up to `budget` entries, continuing where the last call ended, and removes those for
-    /// which `is_over` (connection, second of the last update modulo 2^31) returns true. The counts of all others
-    /// become [pending](Self::take_pending). `prefetch` is called with connections that `is_over` will
-    /// be called with soon.
+    /// Examines up to `budget` entries, continuing where the last call ended, and removes those for which `is_over`
+    /// (connection, second of the last update modulo 2^31) returns true. The counts of all others become
+    /// [pending](Self::take_pending). `prefetch` is called with connections for which `is_over` will be called soon.
     pub fn sweep(
         &mut self,
         budget: usize,
@@ -75,8 +74,8 @@ impl FlowTable {
         }
     }
 
-    /// Takes back what [`Follow::Flush`](super::Follow::Flush) said, since the connection has ended: the packet is not
-    /// counted, and those before become [pending](Self::take_pending).
+    /// Reverts the result [`Follow::Flush`](super::Follow::Flush) because the connection has ended: the packet is not
+    /// counted, and the earlier packets become [pending](Self::take_pending).
     #[cold]
     #[inline(never)]
     pub fn give_back(&mut self, id: EntryId, counts: PendingCounts) {

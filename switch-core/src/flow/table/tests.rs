@@ -1,4 +1,4 @@
-//! The flow table against a plain map, and its counting.
+//! The flow table compared with an ordinary map, and its counting.
 
 use std::collections::HashMap;
 
@@ -182,13 +182,13 @@ fn the_table_is_pristine_after_all_entries_were_removed() {
         table.sweep(4000, |_| (), |_, _| true);
         assert!(table.is_empty());
     }
-    // No overflow count is left: a lookup of an absent key reads one bucket.
+    // No overflow count remains: a lookup of an absent key reads one bucket.
     table.migrate(10_000);
     assert!(table.index.is_pristine());
     assert_eq!(table.lines.len(), 3000, "entry numbers were used again");
 }
 
-/// Many keys with one hash, as if somebody had found them (T-C4).
+/// Many keys with one hash, as an attacker might find them (T-C4).
 #[test]
 fn keys_with_one_hash_are_found_and_removed() {
     let mut table = FlowTable::new(FlowTableConfig { entries: 4000, hash_key: HASH });
@@ -215,7 +215,7 @@ fn keys_with_one_hash_are_found_and_removed() {
     assert!(table.index.is_pristine());
 }
 
-/// What a packet of `bytes` bytes gets in second `now`.
+/// The result for a packet of `bytes` bytes in second `now`.
 fn hit(table: &mut FlowTable, n: u16, bytes: usize, now: u32) -> Option<(Plan, Follow)> {
     let id = find(table, n)?;
     match table.hit(&flow(id, &key(n), 0), (1500, bytes as u32), now) {

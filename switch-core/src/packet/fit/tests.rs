@@ -11,7 +11,7 @@ fn pool() -> Pool {
     Pool::new(PoolConfig::default())
 }
 
-/// `fit`, its products collected.
+/// Calls `fit` and collects its results.
 fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, SegmentError> {
     let mut pieces = Vec::new();
     let (fits, before) = (is_fit(&packet, offloads), packet.offload);
@@ -24,7 +24,7 @@ fn fitted(packet: Packet, offloads: Offloads) -> Result<Vec<Packet>, SegmentErro
 
 #[test]
 fn a_computed_zero_is_sent_as_all_ones() {
-    // The sum over the stretch is ffff, so its complement is zero.
+    // The sum over the covered bytes is ffff, so its complement is zero.
     for offset in [6, 16] {
         let mut packet = Packet::from_frame(&[0; 60]);
         packet.bytes_mut()[34..36].copy_from_slice(&[0xff, 0xff]);
@@ -56,9 +56,9 @@ fn a_field_outside_the_frame_is_refused() {
     }
 }
 
-/// An SCTP INIT, padded to 60 bytes; CRC32c by the definition, bit for bit.
+/// An SCTP INIT, padded to 60 bytes; CRC32c computed bit by bit from its definition.
 #[test]
-fn sctp_is_finished_with_crc32c_whatever_the_port_takes() {
+fn sctp_gets_its_crc32c_on_every_port() {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
     frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 132, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     frame.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 8, 1, 2, 3, 4]);
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn a_port_gets_what_it_takes(
+    fn a_port_gets_packets_that_it_supports(
         shape in shape(3000),
         size in 100u16..1500,
         gso in any::<bool>(),

@@ -16,8 +16,8 @@ fn fragments(packet: Packet, mtu: usize) -> Result<Vec<Packet>, SegmentError> {
     Ok(pieces)
 }
 
-/// Puts fragments together again, whatever their order, and returns the whole packet's IPv4
-/// payload. `None` if there are holes or overlaps.
+/// Reassembles fragments in any order, and returns the whole packet's IPv4 payload. `None` if there
+/// are holes or overlaps.
 fn reassembled(pieces: &[Packet], l3: usize) -> Option<Vec<u8>> {
     let mut parts: Vec<_> = pieces
         .iter()
@@ -94,7 +94,7 @@ fn a_fragment_is_cut_further() {
 }
 
 #[test]
-fn what_must_not_be_cut_is_refused() {
+fn packets_that_must_not_be_fragmented_are_refused() {
     let refused = |packet, mtu| fragments(packet, mtu).unwrap_err();
     let error = |reason| SegmentError::new(reason, 0);
     let mut packet = unfinished(&udp(2000));
@@ -148,14 +148,14 @@ proptest! {
         if seed {
             pieces.reverse();
         }
-        // The whole packet again, under the original header: its checksums verify.
+        // The reassembled packet under the original header: its checksums verify.
         let mut frame = shape.frame()[..shape.l4()].to_vec();
         frame.extend(reassembled(&pieces, l3).unwrap());
         prop_assert_eq!(inspect(&frame).payload, shape.payload);
     }
 
     #[test]
-    fn super_frames_are_segmented_first(mut shape in shape(9000), size in 500u16..3000) {
+    fn gso_packets_are_segmented_first(mut shape in shape(9000), size in 500u16..3000) {
         shape.v4 = true;
         let pieces = fragments(shape.packet(size), 1000).unwrap();
         let (mut payload, l3) = (Vec::<u8>::new(), shape.l3());

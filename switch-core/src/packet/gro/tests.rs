@@ -28,7 +28,7 @@ fn tcp(v4: bool, payload: usize) -> Shape {
     }
 }
 
-/// The packets that a GRO packet stands for.
+/// The packets that a GRO packet consists of.
 fn pieces(packet: Packet, pool: &mut Pool) -> Vec<Packet> {
     let mut pieces = Vec::new();
     segment(packet, pool, &mut |_: &mut Pool, piece| pieces.push(piece)).unwrap();
@@ -39,7 +39,7 @@ fn frames(packets: &[Packet]) -> Vec<Vec<u8>> {
     packets.iter().map(|packet| packet.bytes().to_vec()).collect()
 }
 
-/// Merges, checks what came out, and cuts it again.
+/// Merges the packets, checks the results, and segments them again.
 fn there_and_back(packets: Vec<Packet>, pool: &mut Pool) -> (usize, Vec<Vec<u8>>) {
     let mut batch: Batch = packets.into_iter().collect();
     let before = batch.len();
@@ -58,7 +58,7 @@ fn there_and_back(packets: Vec<Packet>, pool: &mut Pool) -> (usize, Vec<Vec<u8>>
 }
 
 #[test]
-fn segments_of_one_stream_become_one_frame() {
+fn segments_of_one_stream_become_one_packet() {
     for v4 in [true, false] {
         let mut pool = pool();
         let cut = pieces(tcp(v4, 9_500).packet(1000), &mut pool);
@@ -73,7 +73,7 @@ fn segments_of_one_stream_become_one_frame() {
 }
 
 #[test]
-fn what_differs_is_not_merged() {
+fn segments_that_differ_are_not_merged() {
     // Offsets in an IPv4 packet: IP header at 14, TCP at 34.
     type Change = (&'static str, fn(&mut [u8]));
     let changes: [Change; 16] = [
@@ -111,7 +111,7 @@ fn what_differs_is_not_merged() {
 }
 
 #[test]
-fn a_wrong_checksum_stays_and_is_not_hidden() {
+fn a_wrong_checksum_is_kept() {
     for at in [60, 200, 50, 24] {
         for tunnel in [false, true] {
             let mut pool = pool();
@@ -129,9 +129,9 @@ fn a_wrong_checksum_stays_and_is_not_hidden() {
     }
 }
 
-/// The outer checksum is looked at although the inner one is right.
+/// The outer checksum is verified although the inner one is right.
 #[test]
-fn a_wrong_outer_checksum_is_not_hidden() {
+fn a_wrong_outer_checksum_is_kept() {
     for v4 in [true, false] {
         let mut pool = pool();
         let mut cut = pieces(tunnelled(&tcp(true, 3_000), 1000, v4, true), &mut pool);
@@ -149,7 +149,7 @@ fn a_wrong_outer_checksum_is_not_hidden() {
 fn nothing_overtakes_within_a_flow() {
     let mut pool = pool();
     let mut cut = pieces(tcp(true, 4_000).packet(1000), &mut pool);
-    // An acknowledgement of the same flow, a fragment of who knows what, another flow.
+    // An acknowledgment of the same flow, a fragment of an unknown flow, another flow.
     let ack = Packet::from_frame(&tcp(true, 0).frame());
     let mut fragment = Packet::from_frame(&tcp(true, 100).frame());
     fragment.bytes_mut()[20] = 0x20;
@@ -183,9 +183,9 @@ fn push_and_a_short_segment_end_a_run() {
     assert_eq!(there_and_back(all, &mut pool), (2, before));
 }
 
-/// Packets that nobody may fragment need not count their identifications.
+/// Packets that must not be fragmented need not increment their identification.
 #[test]
-fn the_same_identification_merges_where_it_means_nothing() {
+fn equal_identifications_merge_if_they_have_no_meaning() {
     for (fragment_flags, expected) in [(0x40, 1), (0, 3)] {
         let mut pool = pool();
         let mut cut = pieces(tcp(true, 3_000).packet(1000), &mut pool);
@@ -199,16 +199,16 @@ fn the_same_identification_merges_where_it_means_nothing() {
 }
 
 #[test]
-fn without_a_buffer_packets_stay_as_they_are() {
+fn without_a_buffer_packets_stay_unchanged() {
     let mut pool = Pool::new(PoolConfig { small: 16, large: 0 });
     let cut = pieces(tcp(true, 5_000).packet(1000), &mut pool);
     let before = frames(&cut);
     assert_eq!(there_and_back(cut, &mut pool), (5, before));
 }
 
-/// What the sender left unfinished is merged without a look at it.
+/// Partial checksums are merged without verification.
 #[test]
-fn unfinished_segments_are_merged() {
+fn segments_with_partial_checksums_are_merged() {
     let mut pool = pool();
     let whole = tcp(true, 3_000);
     let mut all = Vec::new();
@@ -252,7 +252,8 @@ fn flow() -> impl Strategy<Value = Flow> {
 }
 
 proptest! {
-    /// Whatever came, in whatever order: cut again it is the same, flow by flow.
+    /// For any packets in any order: segmented again, each flow has the same packets in the same
+    /// order.
     #[test]
     fn cutting_undoes_merging(
         flows in prop::collection::vec(flow(), 1..4),
@@ -293,7 +294,7 @@ proptest! {
         }
     }
 
-    /// Any bytes: nothing panics and nothing is lost.
+    /// For any bytes: no panic, and no packet is lost.
     #[test]
     fn nonsense_is_survived(
         flow in flow(),

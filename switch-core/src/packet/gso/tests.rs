@@ -82,7 +82,7 @@ fn an_exhausted_pool_says_how_far_it_came() {
 }
 
 #[test]
-fn what_contradicts_the_frame_is_not_cut() {
+fn contradictory_metadata_is_refused() {
     type Break = fn(&mut Packet);
     let breaks: [(&str, Break); 12] = [
         ("protocol in the header", |p| p.bytes_mut()[23] = 47),
@@ -114,10 +114,10 @@ fn what_contradicts_the_frame_is_not_cut() {
 }
 
 proptest! {
-    /// Payloads put together again are the original, every header is as if sent one by one, and
-    /// nothing but what must differ differs.
+    /// The concatenated payloads are the original payload, every header is as if the segments had
+    /// been sent one by one, and only fields that must differ differ.
     #[test]
-    fn segments_are_the_packets_that_the_super_frame_stands_for(
+    fn segments_are_the_packets_of_the_gso_packet(
         shape in shape(20_000),
         size in 16u16..3000,
         padding in 0usize..9,
@@ -156,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn a_tunnel_is_cut_by_what_it_carries(
+    fn a_tunnelled_gso_packet_is_segmented_by_its_inner_protocol(
         mut inner in shape(6000),
         size in 100u16..1500,
         outer_v4 in any::<bool>(),
@@ -171,7 +171,8 @@ proptest! {
         let (l3, udp) = (14, if outer_v4 { 34 } else { 54 });
         let largest = largest_l3(&packet, &parsed);
         let mut pieces = Vec::new();
-        // Taken: as UDP GSO packets, which are cut again by whoever takes them.
+        // The port supports UDP segmentation: it gets UDP GSO packets, which the receiver segments
+        // again.
         let offloads = if taken { Offloads { tunnel: false, ..Offloads::ALL } } else { Offloads::NONE };
         let mut pool = Pool::new(PoolConfig::default());
         let count = inner.payload.len().div_ceil(size.into()).max(1);
@@ -183,7 +184,7 @@ proptest! {
         })
         .unwrap();
         prop_assert_eq!(pieces.len(), count);
-        // Cutting UDP gives every packet a checksum.
+        // Segmentation of UDP gives every packet a checksum.
         let checksum = checksum || taken && count > 1;
         let (mut payload, mut longest) = (Vec::new(), 0);
         for (n, piece) in pieces.iter().enumerate() {
@@ -193,7 +194,7 @@ proptest! {
                 let outer = inspect(frame);
                 prop_assert!(!outer_v4 || outer.id == 5 + n as u16);
             } else {
-                prop_assert_eq!(be(&frame[udp + 6..]), 0, "no checksum stays none");
+                prop_assert_eq!(be(&frame[udp + 6..]), 0, "a missing checksum stays missing");
             }
             longest = longest.max(frame.len() - l3);
             payload.extend(inspect(&frame[udp + 16..]).payload);
@@ -202,7 +203,7 @@ proptest! {
         prop_assert_eq!(longest, largest);
     }
 
-    /// Any metadata over any bytes: an error or packets, never a panic, and no buffer is lost.
+    /// For any metadata over any bytes: an error or packets, never a panic, and no buffer is lost.
     #[test]
     fn nonsense_is_survived(
         shape in shape(300),

@@ -9,8 +9,7 @@ use crate::action::DropReason;
 use crate::packet::layout::{Layout, Link, be16};
 use crate::packet::{GsoType, Offload, Packet, Pool};
 
-/// The UDP payloads of the datagrams that a tunnelled GSO packet stands for: tunnel header and inner
-/// packet.
+/// The UDP payloads of the datagrams that a tunnelled GSO packet is segmented into: tunnel header and inner packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelSegments {
     /// Offset of the UDP payload in the GSO packet.
@@ -126,8 +125,7 @@ pub(in crate::packet) fn repack(
     Ok(produced)
 }
 
-/// Writes lengths, identification and checksum of the outer headers. `first`: index of the first
-/// datagram in the piece.
+/// Writes lengths, identification and checksum of the outer headers. `first`: index of the first datagram in this part.
 fn finish_outer(piece: &mut Packet, udp: usize, stride: u16, first: u16, several: bool) {
     let frame = piece.bytes_mut();
     let Some(ip) = Link::of(frame) else { return };

@@ -27,15 +27,15 @@ fn partial(shape: &Shape) -> Packet {
     packet
 }
 
-/// The datagram with a valid checksum that nobody has verified.
+/// The datagram with a valid checksum that was not verified yet.
 fn complete(shape: &Shape) -> Packet {
     let mut packet = partial(shape);
-    finish_checksum(&mut packet).expect("a frame that is sound");
+    finish_checksum(&mut packet).expect("a valid frame");
     packet.offload = Offload::default();
     packet
 }
 
-/// What a port sends for a burst, as its receiver gets it, and how many writes that took.
+/// The packets that a receiver gets for a burst, and the number of writes.
 fn sent(burst: &[Packet]) -> (Vec<Vec<u8>>, usize) {
     let mut pool = Pool::new(PoolConfig::default());
     let runs = UdpRuns::of(burst);
@@ -59,12 +59,13 @@ fn sent(burst: &[Packet]) -> (Vec<Vec<u8>>, usize) {
             assert!(run.members().count() > 1);
         }
         segment(whole, &mut pool, &mut |_, piece: Packet| frames.push(piece.bytes().to_vec()))
-            .expect("a packet that is sound");
+            .expect("a valid packet");
     }
     (frames, writes)
 }
 
-/// The frame without what the receiver's kernel gives each segment anew: IPv4 identification and header checksum.
+/// The frame without the fields that the receiver's kernel sets for each segment: IPv4 identification and header
+/// checksum.
 fn without_id(frame: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     if frame[12..14] == [0x08, 0x00] {
@@ -78,7 +79,7 @@ fn finished(packet: &Packet) -> Vec<u8> {
     let mut whole = Packet::from_frame(packet.bytes());
     whole.offload = packet.offload;
     if whole.offload.csum_partial {
-        finish_checksum(&mut whole).expect("a frame that is sound");
+        finish_checksum(&mut whole).expect("a valid frame");
     }
     without_id(whole.bytes())
 }
@@ -100,7 +101,7 @@ fn datagrams_of_one_flow_are_one_write() {
             inspect(frame);
             assert_eq!(without_id(frame), finished(packet));
         }
-        // A longer one begins a run of its own; a shorter one has ended the first.
+        // A longer datagram begins a run of its own; a shorter one has ended the first run.
         let lens = [18, 18, 7, 18, 20, 20];
         let burst: Vec<Packet> = lens.iter().map(|len| make(&udp(v4, *len, 1))).collect();
         assert_eq!(sent(&burst).1, 3);
@@ -108,7 +109,7 @@ fn datagrams_of_one_flow_are_one_write() {
 }
 
 #[test]
-fn what_differs_is_not_joined_and_is_not_overtaken() {
+fn datagrams_that_differ_are_not_joined_or_overtaken() {
     // Offsets in an IPv4 packet: IP header at 14, UDP at 34.
     type Change = (&'static str, fn(&mut [u8]));
     let changes: [Change; 12] = [
@@ -165,7 +166,7 @@ fn what_differs_is_not_joined_and_is_not_overtaken() {
 fn a_run_ends_at_the_longest_packet() {
     let burst: Vec<Packet> = (0..60).map(|n| partial(&udp(true, 1400, n))).collect();
     let (frames, writes) = sent(&burst);
-    // 46 of 1,400 bytes fit in 65,535 less headers.
+    // 46 payloads of 1,400 bytes fit in 65,535 bytes minus the headers.
     assert_eq!((frames.len(), writes), (60, 2));
 }
 
@@ -198,7 +199,7 @@ impl Piece {
         let mut packet = partial(&shape);
         let (l3, l4) = (shape.l3(), shape.l4());
         let frame = packet.bytes_mut();
-        // Another source port; the partial sum covers it not.
+        // Another source port, which the partial sum does not cover.
         frame[l4 + 1] = self.flow;
         if self.odd == 4 {
             frame[l3 + if self.v4 { 8 } else { 7 }] ^= 3;
@@ -207,7 +208,7 @@ impl Piece {
             }
         }
         if self.complete {
-            finish_checksum(&mut packet).expect("a frame that is sound");
+            finish_checksum(&mut packet).expect("a valid frame");
             packet.offload = Offload::default();
         }
         packet
@@ -216,7 +217,7 @@ impl Piece {
 
 proptest! {
     #[test]
-    fn every_datagram_arrives_as_itself_and_each_flow_in_order(
+    fn every_datagram_arrives_unchanged_and_each_flow_in_order(
         pieces in prop::collection::vec(piece(), 0..BATCH),
     ) {
         let burst: Vec<Packet> = pieces.iter().enumerate().map(|(n, piece)| piece.packet(n)).collect();
@@ -226,7 +227,7 @@ proptest! {
         let mut got: Vec<_> = frames.iter().map(|frame| (flow(frame), without_id(frame))).collect();
         let mut wanted: Vec<_> =
             burst.iter().map(|packet| (flow(packet.bytes()), finished(packet))).collect();
-        // Stable: only flows are put together.
+        // Stable sort: only the flows are grouped.
         let name = |pair: &(Option<podswitch_wire::flow_key::FlowKey>, Vec<u8>)| format!("{:?}", pair.0);
         got.sort_by_key(name);
         wanted.sort_by_key(name);

@@ -57,7 +57,7 @@ fn received_frames_come_later_in_order() {
     set.at(3);
     set.end.send_frame(&[2]).unwrap();
     assert!(set.rx().is_empty());
-    assert!(!set.port.arm(), "frames are under way");
+    assert!(!set.port.arm(), "frames are in flight");
     assert_eq!(set.port.next_due(), Some(Instant::ZERO + 5 * MS));
     set.at(5);
     assert_eq!(set.rx(), [1]);
@@ -86,7 +86,7 @@ fn sent_frames_leave_later() {
 }
 
 #[test]
-fn only_so_many_are_under_way() {
+fn the_number_of_frames_in_flight_is_limited() {
     let mut set = set(10, 100);
     for n in 0..30 {
         set.end.send_frame(&[n]).unwrap();
@@ -102,7 +102,7 @@ fn only_so_many_are_under_way() {
 }
 
 #[test]
-fn what_the_port_refuses_waits() {
+fn frames_that_the_port_refuses_wait() {
     let mut set = set(100, 2);
     assert_eq!(set.tx(0..5), 5);
     set.at(2);
@@ -116,7 +116,7 @@ fn what_the_port_refuses_waits() {
 }
 
 #[test]
-fn what_is_under_way_arrives_although_the_peer_has_gone() {
+fn frames_in_flight_arrive_after_the_peer_was_dropped() {
     let mut set = set(100, 100);
     set.end.send_frame(&[1]).unwrap();
     assert!(set.rx().is_empty());

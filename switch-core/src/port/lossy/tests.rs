@@ -18,7 +18,7 @@ fn number(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[..4].try_into().unwrap())
 }
 
-/// Sends numbered frames towards the switch and says which arrive.
+/// Sends numbered frames towards the switch and returns those that arrive.
 fn received(faults: Faults, seed: u64) -> (Vec<u32>, Arc<LossyCounters>) {
     let (mut port, end) = port(faults, Faults::default(), seed);
     let (mut pool, mut batch) = (pool(), Batch::new());
@@ -41,7 +41,7 @@ fn received(faults: Faults, seed: u64) -> (Vec<u32>, Arc<LossyCounters>) {
     (numbers, port.counters())
 }
 
-/// The same on the way out of the switch.
+/// The same for frames that the switch sends.
 fn sent(faults: Faults, seed: u64) -> (Vec<u32>, Arc<LossyCounters>) {
     let (mut port, end) = port(Faults::default(), faults, seed);
     let (mut pool, mut batch) = (pool(), Batch::new());
@@ -114,7 +114,7 @@ fn reordered_frames_are_overtaken_and_none_is_lost() {
 }
 
 #[test]
-fn a_frame_that_nothing_follows_is_not_held_for_ever() {
+fn a_frame_without_a_successor_is_not_held_forever() {
     let all = Faults { reorder: 1000, ..Faults::default() };
     let (mut port, end) = port(all, all, 1);
     let (mut pool, mut batch) = (pool(), Batch::new());
@@ -144,7 +144,7 @@ fn corrupted_frames_differ_in_one_bit() {
 }
 
 #[test]
-fn an_unfinished_checksum_is_finished_before_a_bit_is_turned() {
+fn a_partial_checksum_is_completed_before_a_bit_is_inverted() {
     let all = Faults { corrupt: 1000, ..Faults::default() };
     let (mut port, end) = port(all, Faults::default(), 3);
     let (mut pool, mut batch) = (pool(), Batch::new());
@@ -160,10 +160,10 @@ fn an_unfinished_checksum_is_finished_before_a_bit_is_turned() {
     end.send(packet).unwrap();
     assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 2);
     assert!(!batch[0].offload.csum_partial && !batch[0].offload.csum_valid);
-    // A zero sum is stored as ffff, and one bit differs from that.
+    // A zero sum is stored as ffff, and the inverted bit makes it differ from that.
     let ones: u32 = batch[0].bytes().iter().map(|byte| byte.count_ones()).sum();
     assert!(ones == 15 || ones == 17, "{ones}");
-    assert!(batch[1].bytes().iter().all(|byte| *byte == 0), "GSO packets are spared");
+    assert!(batch[1].bytes().iter().all(|byte| *byte == 0), "GSO packets are not corrupted");
     assert_eq!(port.counters().corrupted(), 1);
 }
 
@@ -176,7 +176,7 @@ fn the_same_seed_gives_the_same_faults() {
 }
 
 #[test]
-fn a_full_port_holds_the_sender_up() {
+fn a_full_port_makes_the_sender_wait() {
     let (mut device, end) = pair("m0", 10, Offloads::ALL);
     let repeat = Faults { repeat: 1000, ..Faults::default() };
     let mut port = Lossy::new(device.open(0, 1).unwrap(), Faults::default(), repeat, 1);
@@ -199,5 +199,5 @@ fn a_full_port_holds_the_sender_up() {
     }
     let mut none = Batch::new();
     port.rx(&mut pool, &mut none).unwrap();
-    assert_eq!(end.pending(), 6, "received is sent on");
+    assert_eq!(end.pending(), 6, "received frames are sent on");
 }

@@ -125,7 +125,7 @@ impl Lane {
         }
     }
 
-    /// Rings in any case.
+    /// Rings unconditionally.
     #[cold]
     pub(super) fn wake(&self) {
         if let Some(event) = self.event.get() {

@@ -34,7 +34,7 @@ fn frames_pass_both_ways_in_order() {
 }
 
 #[test]
-fn what_does_not_fit_stays_in_the_batch() {
+fn frames_that_do_not_fit_stay_in_the_batch() {
     let (mut device, end) = pair("m0", 3, Offloads::NONE);
     let mut port = device.open(0, 1).unwrap();
     let (mut pool, mut batch) = (pool(), Batch::new());
@@ -75,13 +75,13 @@ fn buffers_and_metadata_travel_with_the_frame() {
 }
 
 #[test]
-fn a_side_that_is_gone_is_noticed() {
+fn a_dropped_side_is_noticed() {
     let (mut device, end) = pair("m0", 8, Offloads::ALL);
     let mut port = device.open(0, 1).unwrap();
     let (mut pool, mut batch) = (pool(), Batch::new());
     end.send_frame(&frame(1)).unwrap();
     drop(end);
-    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 1, "what was sent is received first");
+    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 1, "frames sent before are received first");
     let gone =
         |result: io::Result<usize>| result.unwrap_err().kind() == io::ErrorKind::NotConnected;
     assert!(gone(port.tx(&mut pool, &mut batch)));
@@ -91,7 +91,7 @@ fn a_side_that_is_gone_is_noticed() {
     while !batch.is_full() {
         batch.push(Packet::from_frame(&frame(2)));
     }
-    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 0, "without room nothing is known");
+    assert_eq!(port.rx(&mut pool, &mut batch).unwrap(), 0, "without room it cannot tell");
 
     let (mut device, end) = pair("m1", 8, Offloads::ALL);
     let port = device.open(0, 1).unwrap();
@@ -133,7 +133,7 @@ fn the_doorbell_rings_only_for_a_sleeper() {
     assert!(readable(&*other), "the other worker may have slept because this one polled");
 }
 
-/// A sender may ring late, for a packet that was received by then.
+/// A sender may ring late, for a packet that has already been received.
 #[test]
 fn a_late_ring_does_not_end_the_wait() {
     let (mut device, end) = pair("m0", 8, Offloads::ALL);
@@ -174,7 +174,7 @@ fn no_frame_is_left_with_sleepers() {
         }
     };
     std::thread::scope(|scope| {
-        // Let go of where this fails, so that the workers end.
+        // If the test fails here, `end` is dropped, so that the workers end.
         let end = end;
         let ports = [device.open(0, 2).unwrap(), device.open(1, 2).unwrap()];
         for port in ports {
@@ -200,7 +200,7 @@ fn no_frame_is_left_with_sleepers() {
     });
 }
 
-/// Two workers that compete for the room in a small queue: what does not fit stays in order.
+/// Two workers compete for the room in a small queue: frames that do not fit keep their order.
 #[test]
 fn each_workers_frames_keep_their_order() {
     const FRAMES: u32 = 20_000;
@@ -223,7 +223,7 @@ fn each_workers_frames_keep_their_order() {
         assert_eq!(pool.outstanding(), (0, 0));
     };
     std::thread::scope(|scope| {
-        // Let go of where this fails, so that the workers end.
+        // If the test fails here, `end` is dropped, so that the workers end.
         let end = end;
         for mark in 0..2 {
             let port = device.open(0, 2).unwrap();
@@ -255,7 +255,7 @@ fn a_frame_loop_repeats_its_frames() {
     assert_eq!((frames.sent(), frames.sent_bytes()), (64, 64 * 60));
     assert_eq!(pool.outstanding(), (0, 0));
     frames.rx(&mut pool, &mut batch).unwrap();
-    assert_eq!(batch[0].bytes(), frame(64 % 3), "continues where it was");
+    assert_eq!(batch[0].bytes(), frame(64 % 3), "continues at its position");
     let mut empty = FrameLoop::new(info, Vec::<Vec<u8>>::new());
     batch.clear();
     assert_eq!(empty.rx(&mut pool, &mut batch).unwrap(), 0);

@@ -42,7 +42,7 @@ impl Classic {
         if major != 2 || minor > 4 {
             return Err(CaptureError::Version { major, minor });
         }
-        // The upper bits tell whether frames have an FCS.
+        // The upper bits indicate whether frames have an FCS.
         let link_type = order.u32(&rest[16..]) & 0x03ff_ffff;
         Ok(Self { order, unit, link_type, minor, header })
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 /// A frame of a capture.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Record {
-    /// Capture time in nanoseconds since 1970. A frame without a timestamp has that of the frame before.
+    /// Capture time in nanoseconds since 1970. A frame without a timestamp has the time of the previous frame.
     pub time_ns: u64,
     /// Link type (LINKTYPE_ value); [`ETHERNET`](super::ETHERNET) for Ethernet frames.
     pub link_type: u32,
@@ -86,7 +86,7 @@ pub(super) struct Input<R> {
     pub(super) offset: u64,
 }
 
-/// How much of a part could be read.
+/// How much of a requested part was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Got {
     All,
@@ -134,7 +134,7 @@ impl<R: Read> Input<R> {
     }
 }
 
-/// The result of reading on.
+/// The result of reading the next item.
 #[derive(Debug)]
 pub(super) enum Step {
     Record(Record),

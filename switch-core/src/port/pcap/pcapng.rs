@@ -75,7 +75,7 @@ impl Section {
         }
     }
 
-    /// Reads up to the next packet.
+    /// Reads the next packet, skipping other blocks.
     pub(super) fn next<R: Read>(
         &mut self,
         input: &mut Input<R>,

@@ -9,7 +9,7 @@ use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use proptest::prelude::*;
 
-/// Everything that a capture yields.
+/// All frames and errors that a capture yields.
 fn read(bytes: &[u8]) -> Result<Vec<Record>, CaptureError> {
     Reader::new(bytes)?.collect()
 }
@@ -149,7 +149,7 @@ fn every_block_of_pcapng() {
 }
 
 #[test]
-fn a_time_beyond_all_bounds_is_the_last() {
+fn a_time_out_of_range_is_the_maximum() {
     let mut file = section(false);
     file.extend(interface(false, 1, 0, &[(9, &[0])]));
     file.extend(interface(false, 1, 0, &[(14, &i64::MIN.to_le_bytes())]));
@@ -176,7 +176,7 @@ fn directions_are_in_the_flags_of_pcapng() {
 }
 
 #[test]
-fn a_frame_longer_than_any_is_not_written() {
+fn a_frame_that_is_too_long_is_not_written() {
     let mut writer = CaptureWriter::new(Vec::new(), Format::Pcap).unwrap();
     let long = vec![0; MAX_RECORD as usize + 1];
     let error = writer.write(0, &long, 0, Direction::Inbound).unwrap_err();
@@ -186,7 +186,7 @@ fn a_frame_longer_than_any_is_not_written() {
 }
 
 proptest! {
-    /// What is written is read again, by us and by a crate that shares no code with us.
+    /// The written file is read again, by this crate and by a crate that shares no code with it.
     #[test]
     fn written_is_read(
         frames in prop::collection::vec(

@@ -67,7 +67,7 @@ impl Options {
         }
     }
 
-    /// With the option that ends them; without any, none is needed.
+    /// Followed by the option that ends them; if there are no options, none is needed.
     fn end(mut self) -> Vec<u8> {
         if !self.0.is_empty() {
             self.0.extend_from_slice(&[0; 4]);
@@ -84,8 +84,8 @@ pub struct PcapNgWriter<W: Write> {
 }
 
 impl<W: Write> PcapNgWriter<W> {
-    /// Writes the section's header to `inner`, which should be buffered. `application`: the program that writes;
-    /// not said if it is empty.
+    /// Writes the section's header to `inner`, which should be buffered. `application`: the program that writes the
+    /// file; omitted if it is empty.
     ///
     /// # Errors
     /// `inner` fails.
@@ -97,8 +97,8 @@ impl<W: Write> PcapNgWriter<W> {
         Ok(Self { inner, interfaces: 0 })
     }
 
-    /// Adds an Ethernet interface with timestamps of nanoseconds. `snap_len`: most bytes of a frame. Name and
-    /// description are not said if they are empty.
+    /// Adds an Ethernet interface with timestamps in nanoseconds. `snap_len`: maximum bytes of a frame. Name and
+    /// description are omitted if they are empty.
     ///
     /// # Errors
     /// `inner` fails.
@@ -144,8 +144,8 @@ impl<W: Write> PcapNgWriter<W> {
         block(&mut self.inner, ENHANCED, &[&header, frame, padding, &options.end()])
     }
 
-    /// Writes an interface's statistics at the time `time_ns`: frames that it received and frames of them that were
-    /// lost, as far as they are known.
+    /// Writes an interface's statistics at the time `time_ns`: the number of frames received, and of received frames
+    /// that were lost, as far as they are known.
     ///
     /// # Errors
     /// `inner` fails.
@@ -197,7 +197,7 @@ fn block(out: &mut impl Write, kind: u32, parts: &[&[u8]]) -> io::Result<()> {
     out.write_all(&total.to_le_bytes())
 }
 
-/// Length of the captured bytes, as a record has it.
+/// Length of the captured bytes, as a record stores it.
 ///
 /// # Errors
 /// The frame is longer than [`MAX_RECORD`].

@@ -1,4 +1,4 @@
-//! Every kind of object: its key, what it claims, and what is in force when it is left out.
+//! Every kind of object: its key, its claims, and what is in force when it is left out.
 
 mod network;
 mod policy;

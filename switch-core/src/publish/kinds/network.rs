@@ -16,7 +16,7 @@ use crate::publish::settings::Settings;
 use crate::publish::validate::{self, EndpointContext};
 use crate::publish::vtep_pairs::{vtep_pairs, vteps_of};
 
-/// What a pod claims.
+/// The claims of a pod.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum EndpointClaim {
     /// An address.
@@ -69,7 +69,7 @@ impl Object for Arc<Endpoint> {
     }
 }
 
-/// What a node claims.
+/// The claims of a node.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum NodeClaim {
     /// An address of its VTEPs.

@@ -31,16 +31,16 @@ impl Object for Arc<BridgeDomain> {
     }
 }
 
-/// What a port claims.
+/// The claims of a port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum PortClaim {
-    /// To lead to the node's own stack.
+    /// The role of the node's own port.
     Host,
-    /// To carry the tunnel.
+    /// The role of carrying the tunnel.
     Tunnel,
-    /// To carry the traffic without a tunnel.
+    /// The role of carrying the traffic without a tunnel.
     Direct,
-    /// A place in a bridge domain.
+    /// Membership in a bridge domain.
     Domain(Arc<str>),
 }
 

@@ -1,4 +1,4 @@
-//! An index of claims: from what objects of one kind claim to the objects that claim it.
+//! An index of claims: maps each claim to the objects of one kind that make it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ impl<K> Rank<K> {
     }
 }
 
-/// Nearly every claim has one claimant: kept small.
+/// Nearly every claim has one claimant, so this is kept small.
 #[derive(Debug)]
 enum Claimants<K> {
     One(K),

@@ -3,7 +3,7 @@
 /// The difference between the objects of one kind in force before and after.
 #[derive(Debug)]
 pub(crate) struct Difference<O> {
-    /// Removed objects, as they were.
+    /// Removed objects, in their previous version.
     pub(crate) removed: Vec<O>,
     /// New and changed objects.
     pub(crate) changed: Vec<Changed<O>>,
@@ -21,17 +21,17 @@ impl<O> Difference<O> {
         self.removed.is_empty() && self.changed.is_empty()
     }
 
-    /// All that differ, before.
+    /// The previous versions of all that differ.
     pub(crate) fn before(&self) -> impl Iterator<Item = &O> {
         self.removed.iter().chain(self.changed.iter().filter_map(|c| c.before.as_ref()))
     }
 
-    /// All that differ, after.
+    /// The new versions of all that differ.
     pub(crate) fn after(&self) -> impl Iterator<Item = &O> {
         self.changed.iter().map(|c| &c.after)
     }
 
-    /// All that differ, before and after.
+    /// The previous and new versions of all that differ.
     pub(crate) fn all(&self) -> impl Iterator<Item = &O> {
         self.before().chain(self.after())
     }

@@ -13,7 +13,7 @@ use crate::publish::fault::Faults;
 use crate::publish::left_out::{Effect, LeftOut};
 use crate::publish::settings::Settings;
 
-/// For an object that is left out: why, and what is in force instead.
+/// For an object that is left out: the reason, and what is in force instead.
 #[derive(Clone, Debug)]
 pub(super) struct Verdict<O> {
     pub(super) faults: Faults,
@@ -65,7 +65,7 @@ pub(crate) struct Kind<O: Object> {
     pub(super) staged: Staged<O>,
     /// Keys of objects to re-evaluate.
     pub(super) again: Vec<O::Key>,
-    /// Objects that this publish changed, as they were, in order.
+    /// The previous versions of the objects that this publish changed, in order.
     pub(super) journal: Vec<(O::Key, Before<O>)>,
     pub(super) journaled: HashMap<O::Key, usize>,
     /// Whether this publish rebuilt all claims.
@@ -88,7 +88,7 @@ impl<O: Object> Default for Kind<O> {
     }
 }
 
-/// What is in force.
+/// The objects in force.
 impl<O: Object> Kind<O> {
     /// Number of desired objects.
     pub(crate) fn len(&self) -> usize {
@@ -123,7 +123,7 @@ impl<O: Object> Kind<O> {
         self.objects.keys().filter_map(|key| self.get(key))
     }
 
-    /// The object in force that has what is claimed; the first if the claim is not exclusive.
+    /// The object in force that has a claim; the first if the claim is not exclusive.
     pub(crate) fn holder(&self, claim: &O::Claim) -> Option<&O> {
         let taken = self.claims.of(claim).find(|key| self.is_taken(key))?;
         self.objects.get(taken)
@@ -142,8 +142,8 @@ impl<O: Object> Kind<O> {
 
 /// Staging of the desired state.
 impl<O: Object> Kind<O> {
-    /// Upserts an object, or deletes it; deleting an absent one is a no-op. Of two changes of one
-    /// key the last counts.
+    /// Upserts an object, or deletes it; deleting an absent object is a no-op. If two changes have
+    /// the same key, the last one is used.
     pub(crate) fn stage(&mut self, key: O::Key, object: Option<O>) {
         self.list.outdate(&key);
         self.staged.push((key, object));
@@ -199,13 +199,13 @@ impl<O: Object> Kind<O> {
         keys.into_iter().for_each(|key| self.report(key, out));
     }
 
-    /// What this publish left out.
+    /// The objects that this publish left out.
     pub(crate) fn newly_left_out(&self, out: &mut Vec<LeftOut>) {
         out.extend(self.list.new_duplicates().cloned());
         self.journal.iter().for_each(|(key, _)| self.report(key, out));
     }
 
-    /// What had been left out before this publish, and is in force now.
+    /// The objects that had been left out before this publish, and are in force now.
     pub(crate) fn newly_taken(&self, out: &mut Vec<Cookie>) {
         for (key, _) in self.journal.iter().filter(|(_, before)| before.verdict.is_some()) {
             out.extend(self.objects.get(key).filter(|_| self.is_taken(key)).map(O::cookie));
@@ -219,7 +219,7 @@ impl<O: Object> Kind<O> {
         out.extend(verdict.faults.0.iter().map(|fault| fault.left_out(&cookie, verdict.effect())));
     }
 
-    /// Keeps what was settled.
+    /// Keeps the settled state.
     pub(crate) fn commit(&mut self) {
         self.list.commit();
         self.journal = Vec::new();

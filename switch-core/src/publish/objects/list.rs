@@ -10,15 +10,15 @@ use super::object::Object;
 use crate::publish::fault;
 use crate::publish::left_out::LeftOut;
 
-/// What a list changes: objects to upsert, and keys to delete.
+/// The changes of a list: objects to upsert, and keys to delete.
 pub(super) type Staged<O> = Vec<(<O as Object>::Key, Option<O>)>;
 
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct List<O: Object> {
     objects: Vec<O>,
-    /// There were single changes after the list, or two of its objects have one key: the next list
-    /// is compared with the desired objects one by one.
+    /// There were single changes after the list, or two of its objects have the same key: the
+    /// objects of the next list are compared with the desired objects one by one.
     is_stale: bool,
     /// Objects with the key of another desired object.
     duplicates: Vec<(O::Key, LeftOut)>,
@@ -28,7 +28,7 @@ pub(super) struct List<O: Object> {
 /// The list before the publish.
 #[derive(Debug)]
 struct Before<O: Object> {
-    /// Index, former objects, and number of objects there now.
+    /// Index, previous objects, and number of objects there now.
     splice: Option<(usize, Vec<O>, usize)>,
     is_stale: bool,
     duplicates: Vec<(O::Key, LeftOut)>,

@@ -1,4 +1,4 @@
-//! What differs from kind to kind.
+//! The properties that differ from kind to kind.
 
 use std::borrow::Cow;
 use std::hash::Hash;
@@ -13,9 +13,9 @@ use crate::publish::settings::Settings;
 pub(crate) trait Object: Clone + Sized {
     /// Its key.
     type Key: Clone + Eq + Hash + Ord;
-    /// What it claims.
+    /// Its claims.
     type Claim: Clone + Eq + Hash + Claim;
-    /// What its validity depends on.
+    /// The state on which its validity depends.
     type Context<'a>: Copy;
 
     /// Field and reason where two objects have the same key.
@@ -47,18 +47,19 @@ pub(crate) trait Object: Clone + Sized {
     /// All its own errors.
     fn check(&self, context: Self::Context<'_>, faults: &mut Faults);
 
-    /// The field of a claim, and what it claims, for the error of an object that does not get it.
+    /// The field of a claim, and a description of it, for the error of an object that does not get
+    /// it.
     fn describe(&self, _claim: &Self::Claim) -> (String, String) {
         Default::default()
     }
 
-    /// What is in force instead when it is left out, given its last version in force.
+    /// The version that is in force instead when it is left out, given its last version in force.
     fn fallback(&self, _last: Option<&Self>) -> Option<(Self, Effect)> {
         None
     }
 
-    /// The desired object where two objects have one key. `None`: the one of greater precedence, or
-    /// the first.
+    /// The desired object if two objects have the same key. `None`: the one of greater precedence,
+    /// or the first.
     fn merged(&self, _other: &Self) -> Option<Self> {
         None
     }
@@ -66,8 +67,8 @@ pub(crate) trait Object: Clone + Sized {
 
 /// Something that objects can claim.
 pub(crate) trait Claim {
-    /// Whether only one object can have it. Otherwise the claim is an index of those that depend on
-    /// it.
+    /// Whether only one object can have it. Otherwise the claim is an index of the objects that
+    /// depend on it.
     fn is_exclusive(&self) -> bool {
         true
     }

@@ -17,15 +17,15 @@ use crate::publish::settings::Settings;
 pub(crate) enum Again {
     /// No others.
     No,
-    /// All: what they are validated against has changed.
+    /// All, because the state against which they are validated has changed.
     Check,
     /// All, and their claims may have changed too.
     Claims,
 }
 
 /// Settling: a desired object is in force if it is valid and no object of higher rank in force has
-/// what it claims. So the outcome depends only on the desired state, not on the order of changes,
-/// except for the last valid version of a policy, see [`Object::fallback`].
+/// one of its claims. So the outcome depends only on the desired state, not on the order of
+/// changes, except for the last valid version of a policy, see [`Object::fallback`].
 impl<O: Object> Kind<O> {
     /// Applies the staged changes, and evaluates all affected objects.
     pub(crate) fn settle(&mut self, settings: &Settings, context: O::Context<'_>, again: Again) {
@@ -42,7 +42,7 @@ impl<O: Object> Kind<O> {
             let known = self.objects.keys().filter(|key| !queue.fresh.contains(*key));
             queue.alone.extend(known.cloned());
         }
-        // An object with claims of its own only does not affect others.
+        // An object whose claims nobody else makes does not affect others.
         for key in take(&mut queue.alone) {
             match self.is_contested(&key, settings) {
                 true => queue.push(&self.objects, &key),
@@ -113,7 +113,7 @@ impl<O: Object> Kind<O> {
         objects[key].claims(settings, &mut |claim| claims.add(claim, &by, rank));
     }
 
-    /// Removes all claims of an object, and calls `each` before.
+    /// Removes all claims of an object, and calls `each` for them first.
     pub(super) fn unclaim(
         &mut self,
         key: &O::Key,
@@ -190,7 +190,7 @@ impl<O: Object> Kind<O> {
         false
     }
 
-    /// Notes an object before it changes.
+    /// Records an object before it changes.
     fn remember(&mut self, key: &O::Key) {
         if self.journaled.contains_key(key) {
             return;

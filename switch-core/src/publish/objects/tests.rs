@@ -1,5 +1,6 @@
-//! What is taken, against a plain reading of the rule: go through what is wanted in order of
-//! precedence, and take each object that is good and claims nothing that one taken before has.
+//! The objects in force, compared with a simple implementation of the rule: go through the desired
+//! objects in order of precedence, and accept each object that is valid and claims nothing that an
+//! accepted one has.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ struct Item {
 }
 
 impl Item {
-    /// Whether its last good version stays.
+    /// Whether its last valid version stays in force.
     fn stays(&self) -> bool {
         self.key.is_multiple_of(3)
     }
@@ -40,7 +41,7 @@ impl Claim for u8 {
 impl Object for Arc<Item> {
     type Key = u8;
     type Claim = u8;
-    /// Whether the good are taken.
+    /// Whether valid objects are accepted.
     type Context<'a> = bool;
 
     fn wanted(_: &Config) -> Cow<'_, [Self]> {
@@ -68,7 +69,7 @@ impl Object for Arc<Item> {
     }
 
     fn claims(&self, settings: &Settings, each: &mut dyn FnMut(u8)) {
-        // By some names nodes claim other things.
+        // Under some names, nodes have other claims.
         let shift = settings.node.name.len() as u8;
         self.claims.iter().for_each(|claim| each((claim + shift) % 8));
         each(100 + self.key % 2);
@@ -93,11 +94,11 @@ impl Object for Arc<Item> {
     }
 }
 
-/// What is wanted and in force, by the rule.
+/// The desired objects and those in force according to the rule.
 #[derive(Clone, Debug, Default)]
 struct Plain {
     wanted: BTreeMap<u8, Arc<Item>>,
-    /// Last versions that were taken, of what has been wanted ever since.
+    /// The last accepted versions of objects that have been desired ever since.
     last: BTreeMap<u8, Arc<Item>>,
     open: bool,
     shift: u8,
@@ -157,7 +158,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Of a list with two objects of one key, the one that is wanted.
+/// The desired one of two objects with the same key in a list.
 fn wanted(list: &[Arc<Item>]) -> BTreeMap<u8, Arc<Item>> {
     let mut map: BTreeMap<u8, Arc<Item>> = BTreeMap::new();
     for item in list {
@@ -172,7 +173,7 @@ fn wanted(list: &[Arc<Item>]) -> BTreeMap<u8, Arc<Item>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn agrees_with_the_plain_rule(
+    fn agrees_with_the_simple_rule(
         steps in prop::collection::vec((step(), prop::bool::weighted(0.3)), 1..25),
     ) {
         let mut plain = Plain { open: true, ..Plain::default() };
@@ -265,9 +266,9 @@ proptest! {
     }
 }
 
-/// Lists that share their objects cost a comparison of pointers: nothing is staged of them.
+/// Lists that share their objects cost a comparison of pointers: none of the objects is staged.
 #[test]
-fn shared_objects_are_not_looked_at() {
+fn shared_objects_are_not_staged() {
     let item = |key| Arc::new(Item { key, claims: Vec::new(), is_good: true, created: 0 });
     let settings = Settings::default();
     let mut kind = Kind::default();
@@ -283,10 +284,10 @@ fn shared_objects_are_not_looked_at() {
     assert_eq!((difference.removed.len(), difference.changed.len()), (1, 1));
 }
 
-/// The one that waits gets what it claims as soon as the one that has it goes, and its own
-/// departure then lets in the next one.
+/// An object that waits gets its claim as soon as the object that has it is deleted. When it is
+/// deleted itself, the next one gets the claim.
 #[test]
-fn the_next_one_gets_in_by_itself() {
+fn the_next_claimant_is_put_in_force() {
     let item = |key: u8, claims: &[u8], created| {
         Arc::new(Item { key, claims: claims.to_vec(), is_good: true, created })
     };
@@ -305,6 +306,6 @@ fn the_next_one_gets_in_by_itself() {
     let three = [item(1, &[1], 3), item(2, &[1, 2], 2), item(4, &[2], 1)];
     let changes = three.iter().map(|item| (item.key, Some(item.clone()))).collect();
     assert_eq!(publish(changes), (vec![1, 4], 0));
-    assert_eq!(publish(vec![(1, None)]), (vec![2], 1), "2 comes, and has what 4 had");
+    assert_eq!(publish(vec![(1, None)]), (vec![2], 1), "2 arrives, and has the claim of 4");
     assert_eq!(publish(vec![(2, None)]), (vec![4], 1));
 }

@@ -24,7 +24,7 @@ const MIN_MTU_V6: u16 = 1280;
 /// Every IPv4 host accepts packets of this many bytes (RFC 791 §3.1), so a tunnel must carry them.
 const MIN_INNER_MTU: usize = 576;
 
-/// What a port's validity depends on.
+/// The state on which a port's validity depends.
 #[derive(Clone, Copy)]
 pub(crate) struct PortContext<'a> {
     pub(crate) settings: &'a Settings,
@@ -32,7 +32,7 @@ pub(crate) struct PortContext<'a> {
     pub(crate) fdb_ids: &'a FdbIds,
 }
 
-/// What a pod's validity depends on.
+/// The state on which a pod's validity depends.
 #[derive(Clone, Copy)]
 pub(crate) struct EndpointContext<'a> {
     pub(crate) settings: &'a Settings,
@@ -67,7 +67,7 @@ pub(in crate::publish) fn port(port: &PortConfig, context: PortContext<'_>, faul
             let v6 = vteps_of(&context.settings.node.addresses)[1].is_some();
             let inner = inner_mtu((*mtu).into(), v6);
             if *tunnel && context.settings.vxlan().is_some() && inner < MIN_INNER_MTU {
-                faults.add("mtu", format!("leaves {inner} bytes for what is inside the tunnel"));
+                faults.add("mtu", format!("leaves {inner} bytes for packets inside the tunnel"));
             }
         }
         PortRole::Bridge { domain, vlans: ids } => {
@@ -75,7 +75,7 @@ pub(in crate::publish) fn port(port: &PortConfig, context: PortContext<'_>, faul
             if context.bridges.get(domain).is_none() {
                 faults.missing("domain", format!("no bridge domain is named {domain}"));
             } else if ids.ids().any(|vid| context.fdb_ids.of(domain, vid).is_none()) {
-                faults.add("vlans", "more VLANs in all domains than 65,535");
+                faults.add("vlans", "all domains together have more than 65,535 VLANs");
             }
         }
     }
@@ -83,7 +83,7 @@ pub(in crate::publish) fn port(port: &PortConfig, context: PortContext<'_>, faul
 
 fn vlans(vlans: &Vlans, faults: &mut Faults) {
     for vid in vlans.ids().filter(|vid| !(1..=4094).contains(vid)) {
-        faults.add("vlans", format!("{vid} is no VLAN ID (1 to 4094)"));
+        faults.add("vlans", format!("{vid} is not a VLAN ID (1 to 4094)"));
     }
     if vlans.untagged.is_some_and(|v| vlans.tagged.contains(&v)) {
         faults.add("vlans", "a VLAN is both tagged and untagged");

@@ -1,5 +1,5 @@
-//! NetworkPolicies and ClusterNetworkPolicies. The reader has checked their syntax; this is what
-//! the compiler relies on.
+//! NetworkPolicies and ClusterNetworkPolicies. The reader has checked their syntax; these are the
+//! conditions that the compiler relies on.
 
 use podswitch_policy::rule::{ClusterNetworkPolicy, Direction, NetworkPolicy, PortRule, Ports};
 
@@ -31,7 +31,7 @@ fn ports(rule: &str, ports: &Ports, faults: &mut Faults) {
         if let PortRule::Range { first, last, .. } = port
             && (*first == 0 || first > last)
         {
-            let reason = format!("{first} to {last} is no range of ports");
+            let reason = format!("{first} to {last} is not a range of ports");
             faults.add(format!("{rule}.ports[{i}]"), reason);
         }
     }

@@ -1,4 +1,5 @@
-//! The settings. An error here refuses the whole publish, since there is nothing to leave out.
+//! The settings. An error here refuses the whole publish, because no object could be left out
+//! instead.
 
 use std::net::IpAddr;
 

@@ -1,19 +1,21 @@
-//! Records of connections: one when a connection opens, one when it ends, and on demand of those that go on.
+//! Records of connections: one when a connection opens, one when it ends, and on demand one of each connection that
+//! continues.
 //!
 //! ```text
-//! worker: opened, ended -> a bounded queue; what finds no room is counted
+//! worker: opened, ended -> a bounded queue; events that find no room are counted
 //! reader: queues -> FlowRecord, with the names and the verdict of the snapshot that allowed the connection
 //! ```
 //!
 //! Made on the slow path: a hit costs nothing. The worker's side neither allocates nor locks.
 //!
-//! The laws: records of opened connections and those left out sum up to the connections that were opened, and so do
-//! records of ended ones, those left out and those alive. Packets and bytes of records and those left out sum up
-//! to what the connections forwarded. A connection that a change denied has a record of its end then; if another change
-//! allows it and a packet passes, it counts as opened again, with the same number. Since workers count packets of connections that are neither TCP nor translated in
-//! their own tables, the record of such a connection that is ended before it is silent comes
-//! [`LATE`](self::LATE) later.
+//! Invariants: the records of opened connections plus those left out are the opened connections. The records of ended
+//! connections plus those left out plus the live connections are the opened connections, too. Packets and bytes of the
+//! records plus those left out are what the connections forwarded. If a change denies a connection, its end is recorded
+//! at that time. If another change allows it and a packet passes, it counts as opened again, with the same number.
+//! Workers count packets of connections that are neither TCP nor translated in their own tables. So if such a
+//! connection ends without having been idle before, its record comes [`LATE`](self::LATE) later.
 
+mod answered;
 mod record;
 
 use core::fmt;
@@ -34,25 +36,29 @@ use crate::id::Epoch;
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
-pub use record::{Allowed, CloseReason, FlowChange, FlowRecord};
+use answered::Answered;
+pub use record::{Allowed, CloseReason, FlowChange, FlowRecord, NameQuestion};
 use record::{Names, closed_by_ends};
 
-/// Events that a worker may be ahead of the reader.
+/// Maximum number of events in a worker's queue.
 pub(super) const QUEUE: usize = 16_384;
-/// Connections whose names are remembered from their opening to their end. Of others the names are those of their end.
+/// Maximum number of answered name queries in a worker's queue.
+const ANSWERS: usize = 4096;
+/// Number of connections whose names are remembered from their opening to their end. Other connections get the names of
+/// their end.
 const REMEMBERED: usize = 65_536;
-/// Connections that a change ended, and that may go on: what was counted by then is remembered. Of further ones that go
-/// on it would be counted twice.
+/// Number of connections that a change ended and that may continue: their counts at that time are remembered. For
+/// further ones that continue, these packets would be counted twice.
 const STOPPED: usize = 1 << 20;
-/// Room in a queue that is left to connections that really end.
+/// Room in a queue that is reserved for the final end of connections.
 const RESERVE: usize = QUEUE / 8;
-/// Records of ended connections that wait for counts.
+/// Maximum number of ended connections whose records wait for counts.
 const WAITING: usize = 16_384;
-/// In this time each worker looks at each of its flow entries: a step of a hundredth of them is due every 100 ms, and a
+/// In this time each worker visits each of its flow entries: a step of a hundredth of them is due every 100 ms, and a
 /// worker sleeps for at most 200 ms.
 const LATE: Duration = Duration::from_secs(25);
 
-/// What found no room in a queue, or came too late for its record.
+/// Events that found no room in a queue, or arrived too late for their record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowsLeftOut {
@@ -60,33 +66,38 @@ pub struct FlowsLeftOut {
     pub opened: u64,
     /// Connections without a record of their end.
     pub closed: u64,
-    /// Packets of those without a record of their end, and packets that a record came too early for.
+    /// Packets of connections without a record of their end, and packets that arrived too late for their record.
     pub packets: u64,
-    /// Their bytes.
+    /// Bytes of these packets.
     pub bytes: u64,
+    /// Answered name queries without a record.
+    pub answered: u64,
 }
 
 impl FlowsLeftOut {
-    /// Whether nothing is left out.
+    /// Whether nothing was left out.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// An event as a worker writes it down.
+/// An event as a worker records it.
 enum Raw {
     Opened { connection: ConnectionRef, pinned: Pinned, opened: OpenedAt },
     Ended { info: ConnectionInfo, cause: EndCause, time: Instant, epoch: Epoch },
     Late(PendingCounts),
 }
 
-/// What a worker and the reader share.
+/// State shared by a worker and the reader.
 struct Shared {
     events: ArrayQueue<Raw>,
     opened: AtomicU64,
     closed: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
+    /// Answered name queries. A queue of their own: a flood of queries leaves connections their records.
+    answers: ArrayQueue<Answered>,
+    answers_left_out: AtomicU64,
 }
 
 impl Shared {
@@ -97,11 +108,12 @@ impl Shared {
             closed: take(&self.closed),
             packets: take(&self.packets),
             bytes: take(&self.bytes),
+            answered: take(&self.answers_left_out),
         }
     }
 }
 
-/// A worker's side.
+/// The worker's side.
 struct WorkerSide(Arc<Shared>);
 
 impl FlowObserver for WorkerSide {
@@ -114,13 +126,19 @@ impl FlowObserver for WorkerSide {
                 Raw::Ended { info, cause, time, epoch }
             }
             FlowEvent::Late(counts) => Raw::Late(counts),
+            FlowEvent::Answered(query) => {
+                if self.0.answers.push(Answered::of(&query)).is_err() {
+                    self.0.answers_left_out.fetch_add(1, Relaxed);
+                }
+                return;
+            }
         };
         let Err(raw) = self.0.events.push(raw) else { return };
         match raw {
             Raw::Opened { .. } => {
                 self.0.opened.fetch_add(1, Relaxed);
             }
-            // Its record was made when a change ended it, and nothing was forwarded since.
+            // Its record was made when a change ended it, and nothing was forwarded since then.
             Raw::Ended { info, .. } if info.is_recorded => {}
             Raw::Ended { info, .. } => {
                 self.0.closed.fetch_add(1, Relaxed);
@@ -148,16 +166,19 @@ pub struct FlowRecorder {
     names: HashMap<u64, Names>,
     /// Packets and bytes of connections at the time when a change ended them.
     stopped: HashMap<u64, [[u64; 2]; 2]>,
-    /// Records that are complete, but not delivered before the next reading: another worker's queue may have the
-    /// record of the opening.
+    /// Records that are complete, but are delivered only with the next reading: the queue of another worker may still
+    /// have the record of the opening.
     next: Vec<u64>,
-    /// Records that wait for counts, by the time until which they do.
+    /// Records that wait for counts, with the time when the wait ends.
     waiting: VecDeque<(Instant, u64)>,
-    /// The records of both.
+    /// The records of `next` and `waiting`.
     ended: HashMap<u64, FlowRecord>,
-    /// Counts of the last reading. The end of their connection may be in a queue that was read before it came.
+    /// Counts of the last reading. The end of their connection may be in a queue that was read before the end was
+    /// queued.
     late: Vec<PendingCounts>,
     left_out: FlowsLeftOut,
+    /// Number of records of answered name queries.
+    answered: u64,
 }
 
 impl fmt::Debug for FlowRecorder {
@@ -173,7 +194,7 @@ impl FlowRecorder {
     }
 
     /// The observer for one more worker
-    /// ([`ControlPlane::observe_flows`](crate::control::ControlPlane::observe_flows) asks for one each).
+    /// ([`ControlPlane::observe_flows`](crate::control::ControlPlane::observe_flows) calls this for each worker).
     pub fn observer(&mut self) -> Box<dyn FlowObserver> {
         self.observer_with(QUEUE)
     }
@@ -186,6 +207,8 @@ impl FlowRecorder {
             closed: zero(),
             packets: zero(),
             bytes: zero(),
+            answers: ArrayQueue::new(ANSWERS),
+            answers_left_out: zero(),
         });
         self.workers.push(Arc::clone(&shared));
         Box::new(WorkerSide(shared))
@@ -198,25 +221,35 @@ impl FlowRecorder {
 
     /// Whether a queue is so full that it should be read soon.
     pub fn is_busy(&self) -> bool {
-        self.workers.iter().any(|shared| shared.events.len() > shared.events.capacity() / 4)
+        self.workers.iter().any(|shared| {
+            shared.events.len() > shared.events.capacity() / 4 || shared.answers.len() > ANSWERS / 4
+        })
     }
 
-    /// Reads what has arrived. `now`: the time on the switch's clock.
+    /// Reads the events that have arrived. `now`: the time on the switch's clock.
     pub fn read(&mut self, now: Instant, mut each: impl FnMut(FlowRecord)) {
         let complete = std::mem::take(&mut self.next);
         let late = std::mem::take(&mut self.late);
         for worker in 0..self.workers.len() {
             let shared = Arc::clone(&self.workers[worker]);
-            // No more than were there: a worker may be faster than this.
+            // Reads only the events that are in the queue now: a worker may be faster than this loop.
             for _ in 0..shared.events.len() {
                 let Some(raw) = shared.events.pop() else { break };
                 self.take(raw, &mut each);
+            }
+            for _ in 0..shared.answers.len() {
+                let Some(answered) = shared.answers.pop() else { break };
+                self.answered += 1;
+                // Connections count upwards from zero.
+                let id = u64::MAX - self.answered;
+                each(answered.record(id, self.snapshot(answered.epoch())));
             }
             let left = shared.take_left_out();
             self.left_out.opened += left.opened;
             self.left_out.closed += left.closed;
             self.left_out.packets += left.packets;
             self.left_out.bytes += left.bytes;
+            self.left_out.answered += left.answered;
         }
         late.into_iter().for_each(|counts| self.add(counts));
         for id in complete {
@@ -231,7 +264,8 @@ impl FlowRecorder {
         self.history.end_reading();
     }
 
-    /// Records of the connections that go on, `alive` ones, except of those without a packet since `since`.
+    /// Records of the connections that continue. `alive`: all live connections; those without a packet since `since`
+    /// are skipped.
     pub fn update(
         &self,
         alive: &[ConnectionInfo],
@@ -248,15 +282,15 @@ impl FlowRecorder {
         }
     }
 
-    /// The last records, once the workers have stopped: of everything that waits, and of the connections that are
-    /// still `alive`.
+    /// The last records, after the workers have stopped: of all ended connections that wait, and of the connections
+    /// that are still `alive`.
     pub fn finish(
         &mut self,
         alive: &[ConnectionInfo],
         now: Instant,
         mut each: impl FnMut(FlowRecord),
     ) {
-        // Twice: what came late is added to records of the first reading.
+        // Reads twice: late counts are added to the records of the first reading.
         self.read(now, &mut each);
         self.read(now + LATE, &mut each);
         for info in alive {
@@ -271,7 +305,7 @@ impl FlowRecorder {
         }
     }
 
-    /// What was left out since the last call.
+    /// The events left out since the last call.
     pub fn take_left_out(&mut self) -> FlowsLeftOut {
         std::mem::take(&mut self.left_out)
     }
@@ -281,7 +315,7 @@ impl FlowRecorder {
             Raw::Opened { connection, pinned, opened } => {
                 let names = Names::of(&pinned, self.snapshot(opened.epoch));
                 let id = connection.id();
-                // A change had ended it, and another one lets it go on.
+                // A change had ended it, and another one lets it continue.
                 if let Some(record) = self.ended.remove(&id) {
                     self.waiting.retain(|(_, waiting)| *waiting != id);
                     each(record);
@@ -313,7 +347,7 @@ impl FlowRecorder {
                     true => self.waiting.push_back((time + LATE, id)),
                     false => self.next.push(id),
                 }
-                // It went on, and ended again, before its first record was complete.
+                // It continued, and ended again, before its first record was complete.
                 self.ended.insert(id, record).into_iter().for_each(each);
             }
             Raw::Late(counts) => self.late.push(counts),
@@ -336,7 +370,7 @@ impl FlowRecorder {
         }
     }
 
-    /// A connection with the counts since a change ended it, if one did.
+    /// A connection with its counts since a change ended it, if that happened.
     fn since_stopped(&self, info: &ConnectionInfo) -> ConnectionInfo {
         let mut info = info.clone();
         let known = self.stopped.get(&info.connection.id()).copied();
@@ -354,7 +388,8 @@ impl FlowRecorder {
         info
     }
 
-    /// Counts packets that passed after the record of their connection's end: by a worker that had not seen the change.
+    /// Counts packets that passed after the end of their connection was recorded, through a worker that had not yet
+    /// seen the change.
     fn leave_out(&mut self, info: &ConnectionInfo) {
         self.left_out.packets += info.packets.iter().sum::<u64>();
         self.left_out.bytes += info.bytes.iter().sum::<u64>();
@@ -367,7 +402,7 @@ impl FlowRecorder {
         }
     }
 
-    /// The snapshot of an epoch, or else the newest one.
+    /// The snapshot of an epoch, or the newest one if it is not known.
     fn snapshot(&self, epoch: Epoch) -> Option<&Snapshot> {
         self.history.get(epoch).or_else(|| self.history.newest())
     }

@@ -1,4 +1,4 @@
-//! What is known of a connection, with the names of the snapshot that allowed it.
+//! The facts about a connection, with the names of the snapshot that allowed it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::time::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Allowed {
-    /// Why.
+    /// The reason.
     pub why: Why,
     /// Cookie of the policy whose rule allowed it.
     pub policy: Option<Arc<str>>,
@@ -35,24 +35,26 @@ pub enum CloseReason {
     Fin,
     /// An end reset it (TCP).
     Rst,
-    /// It was silent for the time that its state allows.
+    /// It was idle for the timeout of its state.
     Timeout,
-    /// It gave way to another one at a limit of the connection table or of source ports.
+    /// It was ended in favour of another one at a limit of the connection table or of source ports.
     Evicted,
-    /// A packet of its client opened another one in its place.
+    /// A packet of its client opened another connection in its place.
     Replaced,
-    /// A policy denies it since the state changed.
+    /// A change of the state made a policy deny it.
     PolicyChanged,
-    /// The pod of an end is gone.
+    /// The pod of an end was removed.
     PodGone,
-    /// The Service has not the backend any more.
+    /// The backend no longer belongs to the Service.
     BackendGone,
     /// The switch stopped.
     Shutdown,
+    /// The switch answered it itself: a name query. There was no connection, and no record of its opening.
+    Answered,
 }
 
 impl CloseReason {
-    /// Its name in records.
+    /// The name in records.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fin => "fin",
@@ -64,26 +66,27 @@ impl CloseReason {
             Self::PodGone => "pod_gone",
             Self::BackendGone => "backend_gone",
             Self::Shutdown => "shutdown",
+            Self::Answered => "answered",
         }
     }
 }
 
-/// What a record is about.
+/// The event or state that a record reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlowChange {
     /// The connection was opened.
     Opened,
-    /// It goes on.
+    /// It continues.
     Updated,
     /// It ended.
     Closed(CloseReason),
 }
 
-/// A connection at a time.
+/// A connection at one time.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FlowRecord {
-    /// What this record is about.
+    /// The event or state that this record reports.
     pub change: FlowChange,
     /// Number of the connection, the same in all of its records.
     pub id: u64,
@@ -93,19 +96,20 @@ pub struct FlowRecord {
     pub time: Instant,
     /// The second of its last packet.
     pub last_packet: Instant,
-    /// The snapshot that names and verdict are of: the one that allowed the connection, if that is still known.
+    /// The snapshot that names and verdict come from: the one that allowed the connection, if it is
+    /// still known.
     pub epoch: Epoch,
     /// The client.
     pub client: End,
-    /// What the client connects to, such as a Service's address.
+    /// The address to which the client connects, such as a Service's address.
     pub target: SocketAddr,
     /// The server: the backend of a Service, or the target.
     pub server: End,
-    /// The client as the server sees it, if that is another address or port.
+    /// The client as the server sees it, if its address or port is translated.
     pub source_nat: Option<SocketAddr>,
     /// IP protocol number.
     pub protocol: u8,
-    /// The Service that the client connects to.
+    /// The Service to which the client connects.
     pub service: Option<Arc<str>>,
     /// Whether the target is translated to the server.
     pub is_translated: bool,
@@ -119,10 +123,24 @@ pub struct FlowRecord {
     pub bytes: [u64; 2],
     /// TCP states of both sides.
     pub tcp: Option<[TcpState; 2]>,
+    /// What a name query that the switch answered itself asked for.
+    pub question: Option<NameQuestion>,
+}
+
+/// The question of a name query, and how it was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NameQuestion {
+    /// The name, with a dot at its end. Empty: the query could not be read.
+    pub name: String,
+    /// Type of the records asked for.
+    pub qtype: u16,
+    /// Response code.
+    pub rcode: podswitch_dns::Rcode,
 }
 
 impl FlowRecord {
-    /// A record of a connection without translation, of which nothing else is known yet.
+    /// A record of a connection without translation, with no other facts yet.
     pub fn new(change: FlowChange, id: u64, protocol: u8, client: End, server: End) -> Self {
         Self {
             change,
@@ -143,15 +161,17 @@ impl FlowRecord {
             packets: [0; 2],
             bytes: [0; 2],
             tcp: None,
+            question: None,
         }
     }
 
-    /// From the first packet to the time of the record; of one that ended silently to its last packet.
+    /// The time from the first packet to the time of the record; if the connection ended by
+    /// timeout, to its last packet.
     pub fn duration(&self) -> std::time::Duration {
         self.end().since(self.start)
     }
 
-    /// When it ended, as far as is known; the time of the record for others.
+    /// When it ended, as far as is known; for other records the time of the record.
     pub fn end(&self) -> Instant {
         match self.change {
             FlowChange::Closed(CloseReason::Shutdown) => self.time,
@@ -161,7 +181,7 @@ impl FlowRecord {
     }
 }
 
-/// What does not change in a connection, with names.
+/// The facts that do not change during a connection, with names.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     epoch: Epoch,
@@ -172,7 +192,7 @@ pub(super) struct Names {
     ingress: Option<Allowed>,
 }
 
-/// How the ends of a TCP connection ended it, if they did.
+/// How the ends of a TCP connection closed it, if they did.
 pub(super) fn closed_by_ends(info: &ConnectionInfo) -> Option<CloseReason> {
     match info.tcp? {
         [a, b] if a == TcpState::Reset || b == TcpState::Reset => Some(CloseReason::Rst),
@@ -212,7 +232,7 @@ impl Names {
                 .rule
                 .and_then(|_| Some(Arc::clone(policy.policy(decision.policy)?.object.cookie()))),
         };
-        // Policies may have changed since: then it is not known what allowed it.
+        // Policies may have changed since then, so the rule that allowed it is not known.
         names.egress = verdict.egress.allow.then(|| allowed(verdict.egress));
         names.ingress = verdict.ingress.allow.then(|| allowed(verdict.ingress));
         names
@@ -267,8 +287,8 @@ impl Names {
         }
     }
 
-    /// Why a connection ended: by what its ends did, by what the worker did, or by what has changed since it was
-    /// opened.
+    /// Why a connection ended, from the actions of its ends, the actions of the worker, or the
+    /// changes since it was opened.
     pub(super) fn close_reason(
         &self,
         info: &ConnectionInfo,

@@ -1,13 +1,13 @@
 //! The FDB under `loom`, with one row of two slots so that threads conflict.
 
-#![allow(dead_code, unreachable_pub, reason = "this copy calls only what can race")]
+#![allow(dead_code, unreachable_pub, reason = "this copy calls only code that can race")]
 
 /// loom's atomics, each with a companion that is modified with relaxed ordering before every access.
 ///
-/// loom 0.7 decides what to interleave by the last access to an object. If a thread loads an atomic and
-/// then exchanges it, its own load hides that another thread loaded it before, and the order in which
-/// the exchange comes first is never tried. Modifications all depend on each other, so those of the
-/// companion hide nothing; and as they are relaxed they order nothing.
+/// loom 0.7 decides which accesses to interleave by the last access to an object. If a thread loads an atomic and then
+/// exchanges it, its own load hides that another thread loaded it before, and the order in which the exchange comes
+/// first is never tried. Modifications all depend on each other, so those of the companion hide nothing; and as they
+/// are relaxed they order nothing.
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 
@@ -141,7 +141,7 @@ fn a_reader_never_gets_the_port_of_another_address() {
 }
 
 #[test]
-fn two_threads_that_learn_one_address_make_one_entry() {
+fn two_threads_that_learn_one_address_create_one_entry() {
     for (first, second) in [(1, 1), (1, 2)] {
         model(2, move |fdb| {
             let other = fdb.clone();

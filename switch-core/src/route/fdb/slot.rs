@@ -20,7 +20,7 @@ pub(super) const EXPIRY_MASK: u32 = (1 << EXPIRY_BITS) - 1;
 pub(super) const MAX_AGEING: u32 = 1 << (EXPIRY_BITS - 2);
 pub(super) const GENERATION_SHIFT: u32 = 2 + EXPIRY_BITS + PORT_BITS;
 
-/// What a slot holds.
+/// The state of a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     Free = 0,

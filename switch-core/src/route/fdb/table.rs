@@ -225,9 +225,9 @@ impl Fdb {
             return;
         };
         for (at, slot) in row.iter().enumerate() {
-            // Without a static entry, only entries behind the first are freed. An entry that has
-            // appeared before it since is the first for the thread that put it there. If two threads
-            // freed each other's, none would be left.
+            // Without a static entry, only entries behind the first are freed. If an entry has appeared before it since
+            // then, the thread that created that entry treats it as the first. If two threads freed each other's entry,
+            // none would be left.
             if at == kept || (pinned.is_none() && at < kept) {
                 continue;
             }
@@ -285,8 +285,8 @@ impl Fdb {
         found
     }
 
-    /// Removes all entries for which `keep` returns false; returns their number. Scans the whole table:
-    /// for the control plane. What workers learn meanwhile may stay.
+    /// Removes all entries for which `keep` returns false; returns their number. Scans the whole table, so it is for
+    /// the control plane. Entries that workers learn during the scan may stay.
     pub fn retain(&self, now: Instant, mut keep: impl FnMut(&Entry) -> bool) -> usize {
         let now = seconds(now);
         let mut removed = 0;

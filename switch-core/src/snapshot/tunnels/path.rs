@@ -25,7 +25,7 @@ impl PathMtu {
         }
     }
 
-    /// What was learned, and the seconds until it expires.
+    /// The learned MTU, and the seconds until it expires.
     pub fn left(&self, now: Instant) -> Option<(u16, u64)> {
         let mtu = self.get(now)?;
         Some((mtu, (self.learnt.load(Relaxed) >> 16).saturating_sub(now.as_secs())))
@@ -36,7 +36,7 @@ impl PathMtu {
         self.learn_for(mtu, now, PATH_MTU_SECS);
     }
 
-    /// Stores an MTU at `now` that expires in so many seconds, at most [`PATH_MTU_SECS`].
+    /// Stores an MTU at `now` that expires after this number of seconds, at most [`PATH_MTU_SECS`].
     pub fn learn_for(&self, mtu: u16, now: Instant, left: u64) {
         let left = left.min(PATH_MTU_SECS);
         let ends = now.as_secs().saturating_add(left) & 0xffff_ffff_ffff;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_learnt_expires() {
+    fn a_learned_mtu_expires() {
         let path = PathMtu::default();
         assert_eq!(path.get(Instant::from_secs(0)), None);
         path.learn(1400, Instant::from_secs(5));

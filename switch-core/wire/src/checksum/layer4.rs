@@ -18,7 +18,8 @@ pub const fn l4_checksum_offset(protocol: u8, family: Family) -> Option<usize> {
 }
 
 /// The sum of the pseudo-header for a layer-4 packet of `len` bytes, header included. With an IPv6
-/// routing header the key's destination is not the final one that the sender summed.
+/// routing header, the key's destination is not the final destination, which the sender used in its
+/// sum.
 #[inline]
 pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
     match key.family {
@@ -30,7 +31,7 @@ pub fn pseudo_l4(key: &FlowKey, len: u32) -> Sum {
     }
 }
 
-/// What a layer-4 checksum covers: the sum of the pseudo-header (zero without one) and the bytes.
+/// The data that a layer-4 checksum covers: the sum of the pseudo-header (zero without one) and the bytes.
 fn coverage<'f>(frame: &'f [u8], parsed: &Parsed) -> Option<(Sum, &'f [u8])> {
     let packet = frame.get(usize::from(parsed.l4)..parsed.end as usize)?;
     let bytes = match parsed.key.proto {
@@ -79,10 +80,10 @@ pub fn verify_l4(frame: &[u8], parsed: &Parsed) -> bool {
     }
 }
 
-/// Whether the checksum field holds only the pseudo-header's sum (a partial checksum): a TCP or UDP
-/// packet whose sender left the checksum to hardware that it never reached. Kernel peers on veth
-/// send such frames inside a tunnel. One in 65,536 complete checksums looks partial by chance, so
-/// call this only where [`verify_l4`] returned false.
+/// Whether the checksum field holds only the pseudo-header's sum (a partial checksum). This is a
+/// TCP or UDP packet whose sender left the checksum to the hardware, but which never passed through
+/// any hardware. Kernel peers on veth send such frames inside a tunnel. One in 65,536 complete
+/// checksums looks partial by chance, so call this only where [`verify_l4`] returned false.
 pub fn is_partial(frame: &[u8], parsed: &Parsed) -> bool {
     let (Some(field), proto::TCP | proto::UDP) = (field_of(parsed), parsed.key.proto) else {
         return false;
@@ -93,7 +94,7 @@ pub fn is_partial(frame: &[u8], parsed: &Parsed) -> bool {
 }
 
 /// Computes the layer-4 checksum of a parsed frame and writes it. Does nothing where [`verify_l4`]
-/// has nothing to verify, but UDP without a checksum gets one.
+/// has nothing to verify, except for UDP without a checksum, which gets one.
 pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
     let Some(field) = field_of(parsed) else {
         return;

@@ -6,7 +6,7 @@ use crate::parse::{Parsed, parse};
 use proptest::prelude::*;
 use std::vec::Vec;
 
-/// RFC 1071 word by word, the obvious way.
+/// RFC 1071 implemented word by word, without optimization.
 fn plain(bytes: &[u8]) -> u16 {
     let mut sum = 0_u64;
     for pair in bytes.chunks(2) {

@@ -1,4 +1,4 @@
-//! Equality, reversal, and how evenly the hash falls.
+//! Equality, reversal, and how evenly the hash is distributed.
 
 use super::*;
 use std::vec;
@@ -18,7 +18,7 @@ fn v6(src: u128, dst: u128, src_port: u16, dst_port: u16) -> FlowKey {
 
 const POD: u128 = 0xfd00_0010_0244_0000_0000_0000_0000_0000;
 
-/// 65,536 keys as a cluster makes them, several ways.
+/// 65,536 keys with several address and port patterns of a cluster.
 fn patterns() -> Vec<(&'static str, Vec<FlowKey>)> {
     let keys = |key: fn(u32) -> FlowKey| (0..65_536).map(key).collect::<Vec<_>>();
     vec![
@@ -42,7 +42,7 @@ fn patterns() -> Vec<(&'static str, Vec<FlowKey>)> {
 }
 
 #[test]
-fn one_direction_leads_and_words_come_back() {
+fn one_direction_is_canonical_and_words_round_trip() {
     let own = v4(7, 7, 80, 80);
     for key in patterns().into_iter().flat_map(|(_, keys)| keys).chain([own]) {
         assert_eq!(FlowKey::from_words(key.words()), key);
@@ -54,8 +54,8 @@ fn one_direction_leads_and_words_come_back() {
     }
 }
 
-/// Chi-square over 4,096 buckets of `bucket`'s 12 bits, per degree of freedom: 1 is even chance.
-/// Its spread is 0.022, so 1.15 is out of reach of chance.
+/// Chi-square over 4,096 buckets of `bucket`'s 12 bits, per degree of freedom. A uniform
+/// distribution gives 1 with a standard deviation of 0.022, so chance does not reach 1.15.
 fn unevenness(keys: &[FlowKey], key: &HashKey, bucket: impl Fn(u64) -> u64) -> f64 {
     let mut counts = vec![0_u32; 4096];
     for k in keys {
@@ -67,7 +67,7 @@ fn unevenness(keys: &[FlowKey], key: &HashKey, bucket: impl Fn(u64) -> u64) -> f
 }
 
 #[test]
-fn hash_falls_evenly_in_all_its_bits() {
+fn all_hash_bits_are_evenly_distributed() {
     for seed in SEEDS {
         let key = HashKey::new(seed);
         for (name, keys) in patterns() {
@@ -80,7 +80,7 @@ fn hash_falls_evenly_in_all_its_bits() {
 }
 
 #[test]
-fn hash_does_not_collide_on_ordinary_keys() {
+fn hash_does_not_collide_on_typical_keys() {
     for seed in SEEDS {
         let key = HashKey::new(seed);
         let mut hashes: Vec<u64> =
@@ -103,7 +103,7 @@ fn every_seed_gives_another_hash() {
         hashes.sort_unstable();
         hashes.dedup();
         assert_eq!(hashes.len(), 130);
-        // Both halves of the seed count, in every word that a family uses.
+        // Both halves of the seed affect every word that a family uses.
         assert_ne!(k.hash(&HashKey::new(1)), k.hash(&HashKey::new(1 << 64)));
     }
 }
@@ -130,7 +130,7 @@ fn one_bit_changes_half_of_the_hash() {
 }
 
 #[test]
-fn equality_sees_every_field() {
+fn equality_compares_every_field() {
     let key = v6(POD | 5, POD | 6, 1, 2);
     let changes: [fn(&mut FlowKey); 7] = [
         |k| k.src[15] ^= 1,

@@ -1,5 +1,5 @@
-//! ICMP for both families (RFC 792, RFC 4443): eight bytes of header, then data that depend on the
-//! type. Neighbour discovery has its own views in [`nd`].
+//! ICMP for both families (RFC 792, RFC 4443): a header of eight bytes, then data that depends on
+//! the type. Neighbour discovery has its own views in [`nd`].
 
 pub mod nd;
 

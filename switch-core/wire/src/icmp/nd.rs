@@ -1,8 +1,8 @@
 //! Neighbour discovery (RFC 4861): solicitations and advertisements of neighbours and routers,
 //! redirects, and the options they carry. Views begin at the ICMPv6 type.
 //! `new_checked` refuses a message that is too short, of another type, or with a malformed option
-//! list (length zero or beyond the message), as §6.1 and §7.1 demand. Hop limit, code, checksum and
-//! addresses are for the caller to check, because that needs the enclosing packet.
+//! list (length zero or beyond the message), as §6.1 and §7.1 demand. The caller checks hop limit,
+//! code, checksum and addresses, because that needs the enclosing packet.
 
 use core::net::Ipv6Addr;
 
@@ -14,7 +14,7 @@ use crate::view::{Malformed, array, be16, be32, view};
 pub const ROUTER: u8 = 0x80;
 /// Neighbour advertisement flag: it answers a solicitation.
 pub const SOLICITED: u8 = 0x40;
-/// Neighbour advertisement flag: it replaces what is cached.
+/// Neighbour advertisement flag: it replaces the cached entry.
 pub const OVERRIDE: u8 = 0x20;
 
 view! {
@@ -182,7 +182,7 @@ impl<T: AsRef<[u8]>> RouterAdvertisement<T> {
         self.bytes()[5]
     }
 
-    /// Seconds for which the sender is a default router; 0: it is not one.
+    /// Seconds for which the sender is a default router; 0: it is not a default router.
     #[inline]
     pub fn lifetime(&self) -> u16 {
         be16(self.bytes(), 6)
@@ -244,7 +244,7 @@ pub enum NdOption<'a> {
         prefix_len: u8,
         /// "On-link" (0x80) and "autonomous" (0x40).
         flags: u8,
-        /// Seconds for which it is valid; all ones is for ever.
+        /// Seconds for which it is valid; all ones means forever.
         valid: u32,
         /// Seconds for which addresses from it are preferred.
         preferred: u32,
@@ -253,7 +253,7 @@ pub enum NdOption<'a> {
     Other {
         /// Option type.
         kind: u8,
-        /// What follows type and length.
+        /// The content behind type and length.
         data: &'a [u8],
     },
 }

@@ -1,6 +1,6 @@
-//! Bytes at known places of a header.
+//! Reads bytes at known offsets of a header.
 
-/// A number of two bytes at offset `at`, which is a constant in every use.
+/// A 16-bit number at offset `at`, which is a constant in every use.
 #[inline(always)]
 pub(super) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes(array(bytes, at))

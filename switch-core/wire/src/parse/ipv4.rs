@@ -118,8 +118,8 @@ fn finish(
     Ok(())
 }
 
-/// An address in the key's form. Loaded as one integer: byte by byte it would be stored and loaded
-/// bytewise as well.
+/// An address in the key's form, loaded as one integer. If it were read byte by byte, it would also
+/// be stored byte by byte.
 #[inline(always)]
 pub(super) fn address(header: &[u8; 20], at: usize) -> [u8; 16] {
     u128::from(u32::from_le_bytes(array(header, at))).to_le_bytes()
@@ -129,7 +129,7 @@ pub(super) fn address(header: &[u8; 20], at: usize) -> [u8; 16] {
 fn check_options(mut list: &[u8]) -> Result<(), ParseError> {
     while let [kind, rest @ ..] = list {
         match kind {
-            // End of list; what follows is padding.
+            // End of list; the rest is padding.
             0 => break,
             // No operation.
             1 => list = rest,

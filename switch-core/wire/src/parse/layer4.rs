@@ -1,4 +1,4 @@
-//! Layer 4, as much as forwarding needs: ports, header length, TCP flags, ICMP class.
+//! Layer 4, as far as forwarding needs it: ports, header length, TCP flags, ICMP class.
 
 use super::bytes::be16;
 use super::parsed::{Icmp, ParseError};
@@ -6,7 +6,7 @@ use crate::flow_key::proto;
 
 /// The content of the layer-4 header, or what is wrong with it.
 ///
-/// `error` is a field and not a `Result` around the values: those then stay in registers, whereas a
+/// `error` is a field and not a `Result` around the values, so that the values stay in registers. A
 /// `Result` of a struct went through memory and cost 10 ns a frame.
 #[derive(Clone, Copy)]
 pub(super) struct Layer4 {
@@ -38,8 +38,9 @@ impl Layer4 {
     }
 }
 
-/// Reads the layer-4 header. `first`: the segment is a first fragment. A header that it does not
-/// hold completely is then an evasion (RFC 1858), and UDP's length is that of the whole datagram.
+/// Reads the layer-4 header. `first`: the segment is a first fragment. If a first fragment does not
+/// hold the complete header, that is an evasion (RFC 1858), and its UDP length is that of the whole
+/// datagram.
 #[inline(always)]
 pub(super) fn read<const V6: bool>(protocol: u8, segment: &[u8], first: bool) -> Layer4 {
     let cut_off = |error| Layer4::wrong(if first { ParseError::FragmentTiny } else { error });

@@ -1,9 +1,9 @@
-//! The one parse that every frame goes through: offsets, flow key, hash, TCP flags, fragment
-//! state, or the reason why the frame is malformed.
+//! The parse that every frame goes through: offsets, flow key, hash, TCP flags, fragment state, or
+//! the reason why the frame is malformed.
 //!
 //! Called by each worker for every received frame. Never allocates, never panics, and its work is
 //! bounded for any input. Common frames (untagged IPv4 without options, IPv6 without extension
-//! headers, not fragments) take the fast path in `fast`; the rest is out of line.
+//! headers, not fragments) take the fast path in `fast`; the code for other frames is not inlined.
 
 mod bytes;
 mod fast;
@@ -21,8 +21,8 @@ use crate::flow_key::HashKey;
 use bytes::be16;
 use place::Link;
 
-/// Parses one Ethernet frame. Bounded work: at most two VLAN tags and eight IPv6 extension headers.
-/// Lengths are checked against the frame and each other.
+/// Parses one Ethernet frame. The work is bounded: at most two VLAN tags and eight IPv6 extension
+/// headers. Lengths are checked against the frame and each other.
 ///
 /// # Errors
 /// [`ParseError`] names the first error.
@@ -33,7 +33,7 @@ pub fn parse(frame: &[u8], hash_key: &HashKey) -> Result<Parsed, ParseError> {
 }
 
 /// [`parse`] into storage of the caller, such as an entry of a burst's array. The packet path uses
-/// this: returning the result by value costs more than computing it (10 ns beside 7).
+/// this: returning the result by value costs more (10 ns) than computing it (7 ns).
 ///
 /// # Errors
 /// As [`parse`]; the content of `parsed` is then unspecified.
@@ -42,10 +42,10 @@ pub fn parse_into(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> Resu
     if fast::parse(frame, hash_key, parsed) { Ok(()) } else { full(frame, hash_key, parsed) }
 }
 
-/// The fast path of [`parse_into`]: true if the frame is of the common kind and was parsed
-/// (untagged IPv4 without options or IPv6 without extension headers, a whole TCP or UDP datagram,
-/// valid in all that is checked). False says nothing about the frame, and the content of `parsed`
-/// is unspecified; call `parse_into`.
+/// The fast path of [`parse_into`]. True if the frame is of the common kind and was parsed:
+/// untagged, IPv4 without options or IPv6 without extension headers, a whole TCP or UDP datagram,
+/// and valid in all that is checked. False says nothing about the frame, and the content of
+/// `parsed` is unspecified; call `parse_into`.
 #[inline(always)]
 pub fn parse_fast(frame: &[u8], hash_key: &HashKey, parsed: &mut Parsed) -> bool {
     fast::parse(frame, hash_key, parsed)

@@ -1,4 +1,4 @@
-//! What a parse gives: a [`Parsed`], or a [`ParseError`].
+//! The result of a parse: a [`Parsed`], or a [`ParseError`].
 
 use crate::flow_key::FlowKey;
 
@@ -22,7 +22,7 @@ pub mod ethertype {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Network {
-    /// Neither ARP nor IP: only a bridge can carry it. Includes 802.3 length frames.
+    /// Neither ARP nor IP: only a bridge can forward it. Includes 802.3 frames with a length field.
     #[default]
     Other,
     /// ARP for IPv4 over Ethernet, its length checked.
@@ -40,20 +40,20 @@ pub enum Fragment {
     /// A whole datagram (also an IPv6 atomic fragment, RFC 6946).
     #[default]
     Whole,
-    /// The first fragment; it holds the whole layer-4 header and more follow.
+    /// The first fragment; it holds the whole layer-4 header, and more fragments follow.
     First,
     /// A later fragment: no layer-4 header, both ports of the key are zero.
     Later,
 }
 
-/// The kind of ICMP message, as much as forwarding needs.
+/// The kind of ICMP message, as far as forwarding needs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
 pub enum Icmp {
     /// Not ICMP.
     #[default]
     None,
-    /// A query: echo request and its like; the key's source port is the identifier.
+    /// A query, such as an echo request; the key's source port is the identifier.
     Query,
     /// The reply to a query; the key's destination port is the identifier.
     Reply,
@@ -81,11 +81,11 @@ pub mod tcp_flags {
     pub const URG: u8 = 0x20;
 }
 
-/// A parsed frame. All offsets are bytes from the start of the frame. What lies beyond `end` is
+/// A parsed frame. All offsets are bytes from the start of the frame. Bytes beyond `end` are
 /// padding.
 ///
-/// Order of the fields: first what differs from frame to frame, then what is the same in nearly all
-/// frames and is written with a few wide stores.
+/// Order of the fields: first those that differ from frame to frame, then those that are the same
+/// in nearly all frames and are written with a few wide stores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Parsed {
@@ -93,7 +93,7 @@ pub struct Parsed {
     pub key: FlowKey,
     /// `key.hash(hash_key)`; for frames that are not IP, zero.
     pub hash: u64,
-    /// End of the network-layer packet: the length of the frame less its padding. For frames
+    /// End of the network-layer packet: the length of the frame without its padding. For frames
     /// that are neither IP nor ARP, the length of the frame.
     pub end: u32,
     /// Start of the layer-4 payload (in ICMP errors: the quoted packet). Equal to `l4` where there
@@ -126,7 +126,7 @@ pub struct Parsed {
     pub inner_tci: u16,
     /// Number of VLAN tags, 0 to 2.
     pub tags: u8,
-    /// What the frame carries.
+    /// The protocol that the frame carries.
     pub network: Network,
     /// Place in the datagram.
     pub fragment: Fragment,
@@ -162,8 +162,8 @@ pub enum ParseError {
     Ipv4SourceRoute,
     /// A malformed IPv4 options list.
     Ipv4Options,
-    /// The IPv6 extension header chain is truncated or longer than is followed, or it has a routing
-    /// header of type 0 (RFC 5095).
+    /// The IPv6 extension header chain is truncated or longer than the parser follows, or it has a
+    /// routing header of type 0 (RFC 5095).
     Ipv6Extension,
     /// The first fragment does not hold the whole layer-4 header (RFC 1858, RFC 7112).
     FragmentTiny,

@@ -1,9 +1,9 @@
-//! Where a packet is: behind which link header, and where in its datagram.
+//! Where a packet begins (behind which link header), and where a fragment belongs in its datagram.
 
 use super::layer4::{self, Layer4};
 use super::parsed::{Fragment, ParseError};
 
-/// What precedes the network header; small enough to be passed in a register.
+/// The link header before the network header; small enough to be passed in a register.
 #[derive(Clone, Copy)]
 pub(super) struct Link {
     pub(super) ethertype: u16,

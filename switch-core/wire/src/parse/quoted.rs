@@ -8,7 +8,7 @@ use super::parsed::{Fragment, Icmp, Network};
 use super::place::Place;
 use crate::flow_key::{Family, FlowKey, HashKey, proto};
 
-/// The packet that an ICMP error quotes, as much as is needed to find its flow.
+/// The packet that an ICMP error quotes, as far as is needed to find its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
     /// The quoted packet's own key: its source is the addressee of the error. Ports are zero in a
@@ -30,10 +30,11 @@ pub struct Quoted {
     pub fragment_id: u32,
 }
 
-/// Reads the packet that an ICMP error quotes (`&frame[parsed.payload..parsed.end]`). Lenient,
-/// because quotes are truncated and routers have changed the packet: lengths are not compared with
-/// what is there, and the header checksum is not verified. `None` if the flow cannot be determined,
-/// and for a quoted ICMP error, about which no error may be sent (RFC 1122 §3.2.2).
+/// Reads the packet that an ICMP error quotes (`&frame[parsed.payload..parsed.end]`). It is
+/// lenient, because quotes are truncated and routers have changed the packet: lengths are not
+/// compared with the bytes present, and the header checksum is not verified. `None` if the flow
+/// cannot be determined, and for a quoted ICMP error, about which no error may be sent (RFC 1122
+/// §3.2.2).
 pub fn parse_quoted(quote: &[u8], network: Network, hash_key: &HashKey) -> Option<Quoted> {
     let (family, total_len, src, dst, chain) = match network {
         Network::Ipv4 => quoted_ipv4(quote)?,

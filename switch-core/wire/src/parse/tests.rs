@@ -60,7 +60,7 @@ fn tcp_over_ipv4_with_padding() {
 }
 
 #[test]
-fn every_bit_of_the_ipv4_header_is_under_its_checksum() {
+fn checksum_covers_every_bit_of_the_ipv4_header() {
     let frame = Frame::new(&[&MACS, &[8, 0], &v4(6, 40, 0), &TCP]);
     for bit in 0..160 {
         let mut broken = Frame(frame.0, frame.1);
@@ -147,7 +147,7 @@ fn fragments_over_ipv6() {
     assert_eq!(parse(1, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(8, &TCP[..16]), Err(ParseError::FragmentTiny));
     assert_eq!(parse(0x11, &TCP[..13]), Err(ParseError::FragmentLength));
-    // The datagram's payload may come to 65,535 bytes and no more.
+    // The datagram's payload may be at most 65,535 bytes long.
     assert_eq!(parse(0xfff8, &TCP[..7]).unwrap().fragment_offset, 65_528);
     assert_eq!(parse(0xfff8, &TCP[..8]), Err(ParseError::FragmentLength));
     let last = parse(0x20, &TCP[..13]).unwrap();
@@ -183,7 +183,7 @@ fn arp_for_ipv4_over_ethernet_only() {
 }
 
 #[test]
-fn what_is_not_ip_ends_with_the_frame() {
+fn non_ip_packets_end_with_the_frame() {
     for ethertype in [[0x88, 0xcc], [0x00, 0x26], [0x88, 0x47]] {
         let frame = Frame::new(&[&MACS, &ethertype, &[0; 46]]);
         let p = frame.parse().unwrap();
@@ -230,7 +230,7 @@ fn ipv4_options() {
         header[10..12].copy_from_slice(&checksum.to_be_bytes());
         Frame::new(&[&MACS, &[8, 0], &header, &TCP]).parse()
     };
-    // Router alert, no operation, end, and rubbish behind the end.
+    // Router alert, no operation, end, and arbitrary bytes behind the end.
     let p = parse(&[0x94, 4, 0, 0, 1, 0, 0xff, 0xff]).unwrap();
     assert_eq!((p.l4, p.payload, p.options, p.key.dst_port), (42, 62, true, 80));
     for kind in [7, 131, 137] {
@@ -280,11 +280,11 @@ fn layer_4_headers() {
     assert_eq!(both(proto::SCTP, &[0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]), Ok((1, 2, 12)));
     assert_eq!(both(proto::SCTP, &[0; 11]), Err(ParseError::SctpInvalid));
     assert_eq!(both(proto::UDP, &[0; 7]), Err(ParseError::UdpInvalid));
-    // Protocols that we do not know, ESP and no next header among them, have no ports.
+    // Unknown protocols, ESP and "no next header" among them, have no ports.
     for protocol in [2, 4, 41, 47, 50, 59, 89, 136, 255] {
         assert_eq!(both(protocol, &[0xff; 6]), Ok((0, 0, 0)), "{protocol}");
     }
-    // Nor has the other family's ICMP.
+    // The same holds for the other family's ICMP.
     let p = over_v4(proto::ICMPV6, &[128, 0, 0, 0, 0, 1, 0, 0]).unwrap();
     assert_eq!((p.icmp, p.key.src_port), (Icmp::None, 0));
     let p = over_v6(proto::ICMP, &[8, 0, 0, 0, 0, 1, 0, 0]).unwrap();
@@ -340,7 +340,7 @@ fn icmp_kinds() {
     assert_eq!(short.parse(), Err(ParseError::IcmpInvalid));
 }
 
-/// Threat T-P3: stacks of any height end in a defined way.
+/// Threat T-P3: header stacks of any depth end in a defined way.
 #[test]
 fn stacks_are_bounded() {
     for height in 0..=200_usize {
@@ -378,18 +378,18 @@ fn extension_headers_of_every_kind() {
         let len = (chain.len() + 20) as u16;
         Frame::new(&[&MACS, &IPV6, &v6(first, len), chain, &TCP]).parse()
     };
-    // Routing of types 2 (mobility) and 4 (segment routing) that has been done.
+    // Routing of types 2 (mobility) and 4 (segment routing) with no segments left.
     for kind in [2, 4] {
         assert_eq!(parse(43, &[6, 0, kind, 0, 0, 0, 0, 0]).unwrap().l4, 62);
     }
-    // Authentication is a protocol of its own, in both families.
+    // An authentication header is treated as an upper-layer protocol, in both families.
     let header = [6, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1];
     let p = parse(51, &header).unwrap();
     assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (54, 51, 0, false));
     let p = Frame::new(&[&MACS, &[8, 0], &v4(51, 20 + 12 + 20, 0), &header, &TCP]).parse().unwrap();
     assert_eq!((p.l4, p.key.proto, p.key.dst_port, p.options), (34, 51, 0, false));
     let bad: [(u8, &[u8]); 8] = [
-        // Type 0 routing, also with no segments left; any other with some left.
+        // Type 0 routing, even with no segments left; any other type with some left.
         (43, &[6, 0, 0, 0, 0, 0, 0, 0]),
         (43, &[6, 0, 2, 1, 0, 0, 0, 0]),
         (43, &[6, 0, 3, 1, 0, 0, 0, 0]),
@@ -461,7 +461,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The fast parse accepts nothing that the full parse would refuse or read differently.
+    /// The fast parse accepts no frame that the full parse would refuse or read differently.
     #[test]
     fn fast_and_full_parse_agree(frame in any_frame(), cut: prop::sample::Index, whole_frame: bool) {
         let len = if whole_frame { frame.len() } else { cut.index(frame.len()) };

@@ -19,7 +19,7 @@ for c in $CGROUPS; do
   mkdir -p "/sys/fs/cgroup/$c"; o=$c; [ "$c" = systemd ] && o=none,name=systemd
   mount -t cgroup -o "$o" "$c" "/sys/fs/cgroup/$c" || { rmdir "/sys/fs/cgroup/$c"; echo "no cgroup $c"; }
 done
-# the kubelet insists on three kernel settings; show it the values it wants instead of changing the machine's
+# the kubelet requires three kernel settings: files with the required values cover them, and the machine's settings stay unchanged
 mkdir -p "$S/sysctl"
 for kv in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1; do
   f=$S/sysctl/${kv%%=*}; mkdir -p "$(dirname "$f")"; echo "${kv##*=}" > "$f"; mount --bind "$f" "/proc/sys/${kv%%=*}"

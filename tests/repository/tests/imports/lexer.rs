@@ -1,4 +1,4 @@
-//! Rust source as words and punctuation, without comments, literals and what only tests compile.
+//! Rust source as words and punctuation, without comments, literals and test code.
 
 /// A word, `::` or one other character.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,7 +126,7 @@ fn without_tests(tokens: &[Token]) -> Vec<Token> {
     kept
 }
 
-/// How many tokens the bracket that comes first encloses, itself included.
+/// The number of tokens of the first bracketed group, including the brackets.
 fn balanced(tokens: &[Token]) -> usize {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate() {
@@ -144,7 +144,7 @@ fn balanced(tokens: &[Token]) -> usize {
     tokens.len()
 }
 
-/// How many tokens an item has, with the attributes before it.
+/// The number of tokens of an item, including the attributes before it.
 fn item(tokens: &[Token]) -> usize {
     let mut at = 0;
     while at < tokens.len() {

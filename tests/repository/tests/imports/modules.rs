@@ -1,4 +1,4 @@
-//! The modules of a crate, and which of them name which.
+//! The modules of a crate, and the imports between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::lexer::{Token, tokens};
 
-/// Words that an item's name follows.
+/// Keywords that precede an item's name.
 const ITEMS: [&str; 9] =
     ["fn", "struct", "enum", "union", "trait", "const", "static", "type", "macro_rules"];
 
@@ -14,29 +14,28 @@ type Names = Vec<String>;
 
 #[derive(Default, Debug)]
 struct Module {
-    /// Names of what it defines.
+    /// Names of the items that it defines.
     items: BTreeSet<String>,
-    /// What it imports: name here, path.
+    /// Its imports: local name, path.
     imports: BTreeMap<String, Names>,
-    /// Paths of which it imports everything.
+    /// Paths from which it imports everything.
     globs: Vec<Names>,
-    /// Every path that it names.
+    /// Every path that it uses.
     named: BTreeSet<Names>,
-    /// What it only passes on to others (`pub use`), until its own code names it.
+    /// Names that it only re-exports (`pub use`), until its own code uses them.
     passed_on: BTreeMap<String, Names>,
     /// It has no file of its own.
     is_inline: bool,
 }
 
-/// The name that stands for a folder's own file among its children.
+/// The name of a folder's own file among its children.
 pub(crate) const OWN: &str = "mod.rs";
 
 /// A crate's modules by their paths; the root's is empty.
 #[derive(Default, Debug)]
 pub(crate) struct Modules(BTreeMap<Names, Module>);
 
-/// Siblings that name each other, by the folder that they are in: `a` names `b`, for example
-/// by such a path.
+/// Siblings that import each other, by their folder: `a` imports `b`, with one path as example.
 pub(crate) type Edges = BTreeMap<(String, String), String>;
 
 impl Modules {
@@ -80,7 +79,7 @@ impl Modules {
                     let is_public = is_public(&tokens[..at]);
                     at += 1 + self.import(&tokens[at + 1..], &path, is_public);
                 }
-                // Who may name an item, `pub(in crate::a)`, is no import.
+                // A visibility such as `pub(in crate::a)` is not an import.
                 ("pub", None) if tokens.get(at + 2).and_then(Token::word) == Some("in") => {
                     let end = tokens[at..].iter().position(|token| token.is(')'));
                     at += end.unwrap_or(0) + 1;
@@ -116,7 +115,8 @@ impl Modules {
         self.0.get_mut(path).expect("it is being read")
     }
 
-    /// A path in the code that begins with `crate`, `super` or `self`. Returns how many tokens it has.
+    /// Reads a path in the code that begins with `crate`, `super` or `self`. Returns its number of
+    /// tokens.
     fn path(&mut self, tokens: &[Token], module: &[String]) -> usize {
         let mut names = Vec::new();
         let mut at = 0;
@@ -136,7 +136,7 @@ impl Modules {
         at.max(1)
     }
 
-    /// A path in the code that begins with a child. Returns how many tokens it has.
+    /// Reads a path in the code that begins with a child. Returns its number of tokens.
     fn path_of_child(&mut self, tokens: &[Token], module: &[String]) -> usize {
         let words = tokens.iter().step_by(2).map_while(Token::word);
         let seps = tokens.iter().skip(1).step_by(2).take_while(|t| **t == Token::PathSep).count();
@@ -146,7 +146,7 @@ impl Modules {
         2 * names.len() - 1
     }
 
-    /// What stands behind `use`. Returns how many tokens it has.
+    /// Reads the tree after `use`. Returns its number of tokens.
     fn import(&mut self, tokens: &[Token], module: &[String], is_public: bool) -> usize {
         let end = tokens.iter().position(|token| token.is(';')).unwrap_or(tokens.len());
         self.tree(&tokens[..end], &[], module, is_public);
@@ -204,7 +204,7 @@ impl Modules {
         })
     }
 
-    /// The module that what a path names is defined in.
+    /// The module that defines the item of a path.
     fn home(&self, path: &[String], depth: usize) -> Names {
         let mut at = Names::new();
         for (n, name) in path.iter().enumerate() {
@@ -231,7 +231,7 @@ impl Modules {
         at
     }
 
-    /// For every module with children, which of them name which.
+    /// For every module with children, the imports between them.
     pub(crate) fn edges(&self) -> BTreeMap<String, Edges> {
         let mut all: BTreeMap<String, Edges> = BTreeMap::new();
         for (from, module) in &self.0 {
@@ -242,11 +242,11 @@ impl Modules {
                 if is_inline(from) || is_inline(&to) {
                     continue;
                 }
-                // What a folder's own file defines stands beside its children.
+                // Items of a folder's own file count as a sibling of its children.
                 let own = || OWN.to_owned();
                 let a = from.get(common).cloned().unwrap_or_else(own);
                 let b = to.get(common).cloned().unwrap_or_else(own);
-                // A crate's root names its modules to publish them.
+                // A crate's root names its modules only to publish them.
                 if a != b && !(common == 0 && (a == OWN || b == OWN)) {
                     let edges = all.entry(from[..common].join("::")).or_default();
                     let example = format!("{} names {}", from.join("::"), path.join("::"));
@@ -258,7 +258,7 @@ impl Modules {
     }
 }
 
-/// Names of modules of which each can be reached from the other, group by group.
+/// Groups of modules of which each can be reached from the others.
 pub(crate) fn circles(edges: &Edges) -> Vec<BTreeSet<String>> {
     let reached = |from: &String| {
         let mut seen = BTreeSet::new();
@@ -305,7 +305,7 @@ fn absolute(names: &[String], module: &[String]) -> Option<Names> {
     Some(base)
 }
 
-/// Whether the `use` that follows passes on what it names.
+/// Whether the following `use` re-exports its names.
 fn is_public(before: &[Token]) -> bool {
     let is_pub = |at: usize| before[at].word() == Some("pub");
     match before.last() {
@@ -318,7 +318,7 @@ fn is_public(before: &[Token]) -> bool {
     }
 }
 
-/// Whether the attributes of the module that follows say where its file is.
+/// Whether the attributes of the following module give the path of its file.
 fn is_elsewhere(before: &[Token]) -> bool {
     let from = before.iter().rposition(|token| matches!(token, Token::Other(';' | '{' | '}')));
     before[from.map_or(0, |at| at + 1)..]
@@ -347,7 +347,7 @@ fn block(tokens: &[Token]) -> usize {
     tokens.len()
 }
 
-/// Parts between commas that no bracket encloses.
+/// Parts between commas that are not inside brackets.
 fn commas(tokens: &[Token]) -> Vec<&[Token]> {
     let (mut parts, mut from, mut depth) = (Vec::new(), 0, 0_usize);
     for (at, token) in tokens.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Frames built byte by byte, right unless a test says otherwise; shares nothing with the
-//! builders of the crate.
+//! Frames built byte by byte, valid unless a test says otherwise; shares no code with the builders
+//! of the crate.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ fn bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// RFC 1071's sum over `parts`, each padded to an even length.
+/// The sum of RFC 1071 over `parts`, each padded to an even length.
 pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for word in parts.iter().flat_map(|part| part.chunks(2)) {
@@ -33,7 +33,7 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// The checksum of a layer-4 message with its pseudo-header; ICMPv4 has none.
+/// The checksum of a layer-4 message with its pseudo-header; ICMPv4 has no pseudo-header.
 pub fn l4_checksum(src: IpAddr, dst: IpAddr, protocol: u8, message: &[u8]) -> u16 {
     if protocol == 1 {
         return checksum(&[message]);
@@ -100,7 +100,7 @@ pub fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u
     message.extend(((8 + payload.len()) as u16).to_be_bytes());
     message.extend([0, 0]);
     message.extend(payload);
-    // Zero would mean that there is none (RFC 768).
+    // Zero would mean that there is no checksum (RFC 768).
     let sum = match l4_checksum(src, dst, 17, &message) {
         0 => 0xffff,
         sum => sum,
@@ -141,7 +141,7 @@ pub fn icmp_protocol(family: IpAddr) -> u8 {
     if family.is_ipv4() { 1 } else { 58 }
 }
 
-/// An ARP packet: operation 1 asks, 2 answers.
+/// An ARP packet: operation 1 is a request, 2 a reply.
 pub fn arp(operation: u8, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4, 0, operation];
     packet.extend(sender.0.0);
@@ -151,8 +151,8 @@ pub fn arp(operation: u8, sender: (Mac, [u8; 4]), target: (Mac, [u8; 4])) -> Vec
     packet
 }
 
-/// The datagram `message` in fragments that carry `cuts` bytes each (multiples of 8), the last
-/// the rest.
+/// The datagram `message` in fragments that carry `cuts` bytes each (multiples of 8); the last one
+/// carries the remaining bytes.
 pub fn fragments(
     (src, dst): (IpAddr, IpAddr),
     protocol: u8,

@@ -1,4 +1,4 @@
-//! A switch with memory ports, polled by hand in virtual time: frames in, frames out.
+//! A switch with memory ports, polled by the test in virtual time.
 #![allow(clippy::disallowed_types, reason = "an observer tells the test what was dropped")]
 
 pub mod frames;
@@ -117,8 +117,8 @@ impl Switch {
         Self::with_control(ControlPlane::new(options), config, workers)
     }
 
-    /// As [`with`](Self::with), with a control plane that may have ports already. It gets the ports of the
-    /// configuration, and those up to the node's, as the next ones; the configuration is not applied.
+    /// As [`with`](Self::with), for a control plane that may already have ports. The ports of the configuration, and
+    /// those up to the node's port, are attached as the next ones; the configuration is not applied.
     pub fn unpublished(mut control: ControlPlane, config: &Config, workers: usize) -> Self {
         let mut ends = Vec::new();
         let last = config.ports.iter().map(|p| p.port.index()).max().unwrap_or(0);
@@ -139,18 +139,18 @@ impl Switch {
         switch
     }
 
-    /// Sends one frame into `port` and lets worker 0 run.
+    /// Sends one frame into `port` and polls worker 0.
     pub fn send(&mut self, port: usize, frame: &[u8]) {
         self.send_by(0, port, frame);
     }
 
-    /// As [`send`](Self::send), with the worker chosen.
+    /// As [`send`](Self::send), with another worker.
     pub fn send_by(&mut self, worker: usize, port: usize, frame: &[u8]) {
         self.ends[port].send_frame(frame).unwrap();
         self.workers[worker].poll(self.now);
     }
 
-    /// Everything that left by `port`.
+    /// Every frame that left by `port`.
     pub fn recv(&mut self, port: usize) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.ends[port].recv_frame()).collect()
     }
@@ -167,25 +167,25 @@ impl Switch {
         }
     }
 
-    /// Lets `seconds` pass, with as many polls as the tables' sweeps need to go round.
+    /// Lets `seconds` pass, with as many polls as the tables' sweeps need for a whole round.
     pub fn pass_slowly(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         while self.now < end {
             let rest = Duration::from_nanos(end.as_nanos() - self.now.as_nanos());
-            // Sweeps go round in ten seconds; before those, nothing is missed by a leap.
+            // Sweeps take ten seconds for a round. Time before that can be skipped without missing an event.
             let leap = rest.saturating_sub(Duration::from_secs(11));
             self.pass(leap.max(Duration::from_millis(100)).min(rest));
         }
     }
 
-    /// Sends a packet with its offload metadata and lets worker 0 run.
+    /// Sends a packet with its offload metadata and polls worker 0.
     pub fn send_packet(&mut self, port: usize, packet: Packet) {
         self.ends[port].send(packet).unwrap();
         self.workers[0].poll(self.now);
     }
 
-    /// Publishes `config` with something besides that concerns all flows and changes none: no
-    /// answer derived before holds any longer.
+    /// Publishes `config` with an additional change that invalidates all flows but changes no verdict: no earlier plan
+    /// is valid any more.
     pub fn forget(&mut self, config: &Config) {
         let name = format!("idle{}", self.control.snapshot().epoch).into();
         let idle = BridgeDomain { name, ageing_secs: 300, learn_limit: 1 };
@@ -194,12 +194,12 @@ impl Switch {
         self.control.apply(&config).unwrap();
     }
 
-    /// A sum over all workers' counters.
+    /// The sum of a counter over all workers.
     pub fn count(&self, of: impl Fn(&WorkerCounters) -> u64) -> u64 {
         self.control.workers().map(|w| of(&w.counters)).fold(0, u64::wrapping_add)
     }
 
-    /// received = forwarded + consumed + dropped, over all workers, once nothing is held.
+    /// Checks received = forwarded + consumed + dropped, over all workers, once nothing is held.
     pub fn assert_adds_up(&self) {
         let received = self.count(|c| c.received.get());
         let forwarded = self.count(|c| c.forwarded.get());
@@ -263,7 +263,7 @@ pub fn tcp4(from: usize, to: usize, ports: (u16, u16), tcp: &Tcp) -> Vec<u8> {
     frame
 }
 
-/// Makes the checksums of an IPv4 frame good after its fields were changed.
+/// Corrects the checksums of an IPv4 frame after its fields were changed.
 pub fn fix_ipv4(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let sum = podswitch_wire::checksum::sum(&frame[14..34]).checksum();
@@ -284,7 +284,7 @@ pub fn framed(port: usize, packet: &[u8]) -> Vec<u8> {
     frames::ethernet(GATEWAY, from, ethertype, packet)
 }
 
-/// Gives pod `n` another MTU.
+/// Sets the MTU of pod `n`.
 pub fn set_mtu(config: &mut Config, n: usize, mtu: u16) {
     let mut endpoint = (*config.endpoints[n]).clone();
     if let Some(attachment) = &mut endpoint.attachment {
@@ -293,7 +293,7 @@ pub fn set_mtu(config: &mut Config, n: usize, mtu: u16) {
     config.endpoints[n] = Arc::new(endpoint);
 }
 
-/// Isolates every pod's ingress; UDP from anybody to `ports` may come in.
+/// Isolates every pod's ingress; UDP from any source to `ports` is allowed.
 pub fn allow_udp(config: &mut Config, ports: &[u16]) {
     let port = |&port| PortRule::Range { protocol: Protocol::Udp, first: port, last: port };
     let rule = Rule { peers: Peers::Any, ports: Ports::AnyOf(ports.iter().map(port).collect()) };

@@ -1,4 +1,4 @@
-//! Two nodes joined by an underlay: what leaves one's uplink is what the other's receives.
+//! Two nodes connected by an underlay: each receives the frames that leave by the other's uplink.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub fn remote(n: usize) -> RemoteNode {
     }
 }
 
-/// The state of node `n` of three.
+/// The configuration of node `n` of three.
 pub fn node_config(n: usize, underlay: Underlay) -> Config {
     let port = |n: usize, role| PortConfig { port: PortId(n as u16), role };
     let local = remote(n);
@@ -136,7 +136,7 @@ impl Pair {
         self.carry();
     }
 
-    /// Carries over the underlay until nothing is on it; returns what was.
+    /// Carries frames over the underlay until there are none; returns them.
     pub fn carry(&mut self) -> Vec<(usize, Vec<u8>)> {
         let mut carried = Vec::new();
         loop {
@@ -156,7 +156,7 @@ impl Pair {
         }
     }
 
-    /// What pod `i` of node `n` got.
+    /// The frames that pod `i` of node `n` received.
     pub fn recv(&mut self, n: usize, i: usize) -> Vec<Vec<u8>> {
         self.0[n].recv(i)
     }
@@ -201,12 +201,12 @@ pub fn ttl(frame: &[u8]) -> u8 {
     parse(frame, &HashKey::new(1)).unwrap().ttl
 }
 
-/// Whether a frame parses and its layer-4 checksum holds.
+/// Whether a frame parses and its layer-4 checksum is valid.
 pub fn is_sound(frame: &[u8]) -> bool {
     parse(frame, &HashKey::new(1)).is_ok_and(|p| podswitch_wire::checksum::verify_l4(frame, &p))
 }
 
-/// A tunnel packet as another parser sees it.
+/// A tunnel packet as an independent parser reads it.
 #[derive(Debug)]
 pub struct Seen {
     pub macs: (Mac, Mac),
@@ -223,7 +223,7 @@ pub struct Seen {
     pub inner: Vec<u8>,
 }
 
-/// Dissects a tunnel packet with a parser that shares nothing with ours.
+/// Parses a tunnel packet with a parser that shares no code with ours.
 pub fn dissect(frame: &[u8]) -> Seen {
     let sliced = SlicedPacket::from_ethernet(frame).expect("an Ethernet frame");
     let Some(etherparse::LinkSlice::Ethernet2(link)) = &sliced.link else { panic!("Ethernet") };
@@ -280,12 +280,12 @@ pub struct Tunnelled {
     pub header: [u8; 8],
     pub inner: Vec<u8>,
     pub traffic_class: u8,
-    /// Without a UDP checksum, as is the rule over IPv4.
+    /// Without a UDP checksum, as is usual over IPv4.
     pub bare: bool,
 }
 
 impl Tunnelled {
-    /// From node `from` to node `to`, with what is inside.
+    /// From node `from` to node `to`, with the inner frame.
     pub fn new(from: usize, to: usize, v6: bool, inner: &[u8]) -> Self {
         Self {
             source: node_address(from, v6),

@@ -8,10 +8,7 @@ impl Rng {
         Self(seed)
     }
 
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator that never ends is no help here"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an endless iterator is not useful here")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -20,12 +17,12 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Less than `n`.
+    /// A number below `n`.
     pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    /// True `percent` times in a hundred.
+    /// True with a probability of `percent` in a hundred.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }

@@ -1,4 +1,4 @@
-//! Services for the rig's switch, packets to them, and what left because of those.
+//! Services for the rig's switch, packets to them, and the packets that left.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -116,7 +116,7 @@ pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-/// The one frame that left by `port`, parsed and with good checksums.
+/// The only frame that left by `port`, parsed, with valid checksums.
 #[track_caller]
 pub fn one(switch: &mut Switch, port: usize) -> (Vec<u8>, Parsed) {
     let mut frames = switch.recv(port);

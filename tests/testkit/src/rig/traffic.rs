@@ -1,4 +1,4 @@
-//! Random traffic of every kind that a switch may meet, and the states that it goes through.
+//! Random traffic of every kind that a switch may receive, and the states that it goes through.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn pooled(frame: &[u8]) -> Packet {
 /// A source of frames.
 pub struct Traffic {
     pub rng: Rng,
-    /// Fragments that wait for their turn.
+    /// Fragments that are sent later.
     pieces: Vec<(usize, Vec<u8>)>,
 }
 
@@ -203,7 +203,7 @@ impl Traffic {
         frame(&frames::ip(src, dst, protocol, ttl, None, &message))
     }
 
-    /// Breaks a frame, and sometimes makes its IPv4 checksum good again.
+    /// Damages a frame, and sometimes corrects its IPv4 checksum.
     pub fn spoil(&mut self, frame: &mut Vec<u8>) {
         match self.rng.below(5) {
             0 => frame.truncate(self.rng.below(frame.len() + 1)),
@@ -246,11 +246,8 @@ impl Traffic {
         }
     }
 
-    /// The next frame, and the port that it comes in by.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator that never ends is no help here"
-    )]
+    /// The next frame, and the port on which it is received.
+    #[expect(clippy::should_implement_trait, reason = "an endless iterator is not useful here")]
     pub fn next(&mut self) -> (usize, Packet) {
         if self.rng.chance(30)
             && let Some((port, frame)) = self.pieces.pop()

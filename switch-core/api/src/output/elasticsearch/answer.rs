@@ -1,34 +1,34 @@
-//! Answers to bulks.
+//! Answers to bulk requests.
 
 use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use serde::Deserialize;
 
-/// The longest pause that a server may ask for.
+/// Maximum pause that a server may request.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// What an answer means for the bulk.
+/// The meaning of an answer for the bulk.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// For each document, in order.
+    /// A result for each document, in order.
     Items(Vec<Item>),
-    /// The bulk is too long, or something in it is not understood.
+    /// The bulk is too long, or the server does not understand a part of it.
     TooMuch(String),
-    /// To be sent again, after so long if the server says it.
+    /// The bulk must be sent again, after this time if the server gave one.
     Later(String, Option<Duration>),
 }
 
-/// What became of a document.
+/// The result of one document.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
-    /// It is there.
+    /// It is stored.
     Done,
-    /// The server had no room for it.
+    /// The server had no capacity for it.
     Busy,
-    /// The server failed with it.
+    /// The server had an error with it.
     Failed(String),
-    /// It does not fit.
+    /// It does not match the index's mapping.
     Refused(String),
 }
 
@@ -71,7 +71,8 @@ impl Problem {
     }
 }
 
-/// How long the server asks to wait. A date is not understood, and waits as long as without.
+/// How long the server asks the client to wait. A date is not supported, and is treated as if it
+/// were absent.
 pub(super) fn retry_after<T>(response: &Response<T>) -> Option<Duration> {
     let value = response.headers().get(hyper::header::RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(value.trim().parse().ok()?).min(LONGEST_PAUSE))
@@ -116,7 +117,7 @@ fn item(outcome: &Outcome) -> Item {
         outcome.error.as_ref().map_or_else(|| status.to_string(), Problem::text)
     };
     match outcome.status {
-        // 409: it was created by a bulk whose answer was lost.
+        // 409: a bulk whose answer was lost has created the document.
         200..=299 | 409 => Item::Done,
         429 | 503 => Item::Busy,
         500..=599 => Item::Failed(reason()),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_say_what_to_do() {
+    fn statuses_decide_what_to_do() {
         let pause = Some(Duration::from_secs(7));
         let status = |code| read(StatusCode::from_u16(code).unwrap(), pause, b"why", 2);
         for code in [400, 413] {

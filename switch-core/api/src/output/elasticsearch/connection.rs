@@ -1,4 +1,4 @@
-//! One connection to the server, opened again when it is gone.
+//! One connection to the server, opened again when it was closed.
 
 use std::io;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use super::answer::{self, Answer};
 use super::endpoint::Endpoint;
 use super::options::ElasticsearchOptions;
 
-/// Time for a connection to be made.
+/// Timeout for opening a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes.
 const LONGEST_ANSWER: usize = 16 << 20;
 
-/// Makes connections to a server.
+/// Opens connections to a server.
 pub(super) struct Connector {
     endpoint: Endpoint,
     authorization: Option<HeaderValue>,
@@ -47,7 +47,7 @@ impl Connector {
 
     /// Sends a bulk of `documents`, and waits for the answer.
     pub(super) async fn send(&mut self, body: Bytes, documents: usize) -> Answer {
-        // The connection of an answer that does not come is of no use any more.
+        // A connection whose answer does not arrive cannot be used again.
         let open = self.open.take();
         let timeout = self.timeout;
         match tokio::time::timeout(timeout, self.exchange(open, body, documents)).await {
@@ -99,7 +99,7 @@ impl Connector {
         let stream = stream
             .map_err(|_| "it does not answer".to_owned())?
             .map_err(|error| error.to_string())?;
-        // Bulks are sent whole.
+        // Each bulk is sent as a whole.
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -115,7 +115,7 @@ async fn handshake(
 ) -> Result<SendRequest<Full<Bytes>>, String> {
     let (open, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    // Its errors are those of the request.
+    // The request reports its errors.
     tokio::task::spawn_local(async move { drop(connection.await) });
     Ok(open)
 }

@@ -1,18 +1,18 @@
-//! What became of records.
+//! Counts of records by result.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a record did not arrive.
+/// Why a record was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lost {
-    /// The output's thread was behind.
+    /// The output's thread was too slow.
     Queue,
-    /// It waited, and newer ones needed the room.
+    /// It was waiting, and newer records needed the room.
     Spool,
-    /// The server refused it: it does not fit the index's mapping, or is too long.
+    /// The server refused it: it does not match the index's mapping, or is too long.
     Refused,
-    /// The switch stopped while the server was away.
+    /// The switch stopped while the server was unreachable.
     Shutdown,
 }
 
@@ -25,18 +25,18 @@ pub(super) struct Counts {
     lost: [AtomicU64; 4],
 }
 
-/// What became of the records so far. `made + recovered = delivered + lost() + waiting`, and those in the queue while the
-/// output runs.
+/// Counts of the records so far, by result. `made + recovered = delivered + lost() + waiting`, plus
+/// those in the queue while the output runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryCounts {
-    /// Handed over.
+    /// Passed to the output.
     pub made: u64,
     /// Found in files of an earlier run.
     pub recovered: u64,
-    /// Arrived.
+    /// Delivered.
     pub delivered: u64,
-    /// In memory and in files.
+    /// Waiting in memory and in files.
     pub waiting: u64,
     /// See [`Lost::Queue`].
     pub lost_queue: u64,
@@ -49,7 +49,7 @@ pub struct DeliveryCounts {
 }
 
 impl DeliveryCounts {
-    /// All that did not and will not arrive.
+    /// All records that were not and will not be delivered.
     pub fn lost(&self) -> u64 {
         self.lost_queue + self.lost_spool + self.lost_refused + self.lost_shutdown
     }

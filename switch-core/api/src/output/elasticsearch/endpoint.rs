@@ -1,4 +1,4 @@
-//! The server's address, and how a node identifies itself there.
+//! The server's address, and the node's credentials.
 
 use std::fmt;
 use std::fs;
@@ -10,21 +10,21 @@ use hyper::header::HeaderValue;
 
 use crate::output::community_id::base64;
 
-/// The port of Elasticsearch, if a URL names none.
+/// The port of Elasticsearch, used if a URL has no port.
 const PORT: u16 = 9200;
 
 /// The address of a server: `http://HOST[:PORT][/PREFIX]`, or `https` if the program is built with TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub(super) is_tls: bool,
-    /// Without brackets.
+    /// Host, without brackets.
     pub(super) host: String,
     pub(super) port: u16,
     /// Path before `/_bulk`, without a slash at its end.
     prefix: String,
 }
 
-/// Why a URL is none of a server, or why a file has no credentials.
+/// Why a URL is not that of a server, or why a file has no credentials.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct EndpointError(String);
@@ -35,7 +35,8 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, EndpointError> {
         let wrong = |reason: &str| EndpointError(format!("{text}: {reason}"));
         if text.contains('@') {
-            // Everybody sees the arguments of a process. So this is not repeated, either.
+            // Every user can see the arguments of a process. So a URL with a password is refused, and not repeated in
+            // the error.
             return Err(EndpointError(
                 "a URL has no name and password: give a file with --elasticsearch-user-file or \
                  --elasticsearch-api-key-file"
@@ -78,7 +79,7 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Host and port, as the header `Host` has them.
+    /// Host and port, in the form of the header `Host`.
     pub(super) fn authority(&self) -> String {
         match self.host.contains(':') {
             true => format!("[{}]:{}", self.host, self.port),
@@ -86,7 +87,7 @@ impl Endpoint {
         }
     }
 
-    /// Where bulks go. The answer is filtered to the fields that are read.
+    /// The path of bulk requests. The answer is filtered to the fields that are read.
     pub(super) fn bulk_path(&self) -> String {
         format!(
             "{}/_bulk?filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason",
@@ -95,7 +96,7 @@ impl Endpoint {
     }
 }
 
-/// How a node identifies itself. Its text is secret, and never shown.
+/// The node's credentials. The text is secret, and never shown.
 #[derive(Clone)]
 pub struct Credentials(pub(super) HeaderValue);
 
@@ -118,7 +119,7 @@ impl Credentials {
         }
     }
 
-    /// An API key: the file's first line is the key as Elasticsearch calls it `encoded`, or `ID:API_KEY`.
+    /// An API key. The file's first line is the key in the form that Elasticsearch calls `encoded`, or `ID:API_KEY`.
     ///
     /// # Errors
     /// The file cannot be read, or has no such line.

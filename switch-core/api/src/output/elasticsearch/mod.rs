@@ -1,18 +1,18 @@
-//! Records into Elasticsearch, or what speaks its bulk API (`POST /_bulk`).
+//! Sends records to Elasticsearch, or to any server with its bulk API (`POST /_bulk`).
 //!
 //! ```text
 //! node's thread -> bounded queue -> receive: documents -> spool (memory, then files) -> send: one bulk at a time
 //! ```
 //!
-//! * **Every document arrives once.** It is created under a name of its own, so that a bulk that is sent again after a
-//!   lost answer changes nothing.
-//! * **Back-pressure.** 413 halves the bulk. 429, 502, 503, 504 and a server that is away make it wait, longer each
-//!   time, with jitter, or as long as `Retry-After` says. Single documents may be refused inside an answer: those that
-//!   the server had no room for are sent again, those that do not fit its mapping are lost and counted.
-//! * **Bounds.** What cannot be sent waits in memory, then in files, each up to a number of bytes. Beyond, the oldest
-//!   documents go and are counted.
+//! * **Every document arrives once.** It is created under a unique name, so that a bulk that is sent again after a lost
+//!   answer changes nothing.
+//! * **Back-pressure.** 413 halves the bulk. After 429, 502, 503, 504 or a failed connection, the bulk waits, longer
+//!   each time, with jitter, or as long as `Retry-After` says. An answer may refuse single documents: documents for
+//!   which the server had no capacity are sent again; documents that do not match its mapping are lost and counted.
+//! * **Limits.** Documents that cannot be sent wait in memory, then in files, each up to a number of bytes. Beyond
+//!   these limits, the oldest documents are removed and counted.
 //!
-//! The law: made + recovered from files = delivered + lost + waiting.
+//! Invariant: made + recovered from files = delivered + lost + waiting.
 
 mod answer;
 mod connection;
@@ -38,7 +38,7 @@ pub use options::ElasticsearchOptions;
 use super::record::Record;
 use counts::Counts;
 
-/// Records that the thread may be behind the node; further ones are lost, and counted.
+/// Maximum number of records that wait for the thread; further ones are lost and counted.
 const QUEUE: usize = 16_384;
 
 /// Sends records to Elasticsearch on a thread of its own. The caller never waits.
@@ -55,10 +55,10 @@ impl fmt::Debug for Elasticsearch {
 }
 
 impl Elasticsearch {
-    /// Starts the thread. `on_thread_start` is called on it first, to give up privileges. `report` is called there with
-    /// what an operator should know: that the server is away, that it is back, that it refuses documents.
+    /// Starts the thread. `on_thread_start` is called on it first, to drop privileges. `report` is called on it with
+    /// messages for the operator: the server is unreachable, it is reachable again, it refuses documents.
     ///
-    /// The server need not be there yet.
+    /// The server need not be reachable yet.
     ///
     /// # Errors
     /// The folder of the spool cannot be used; the thread cannot be started.
@@ -82,7 +82,7 @@ impl Elasticsearch {
         Ok(Self { records: Some(sender), counts, thread: Some(thread) })
     }
 
-    /// Hands a record over.
+    /// Passes a record to the output.
     pub fn write(&self, record: &Arc<Record>) {
         self.counts.add_made(1);
         let sent = self.records.as_ref().is_some_and(|r| r.try_send(Arc::clone(record)).is_ok());
@@ -91,12 +91,12 @@ impl Elasticsearch {
         }
     }
 
-    /// What became of the records so far.
+    /// The counts of the records so far.
     pub fn counts(&self) -> DeliveryCounts {
         self.counts.read()
     }
 
-    /// Ends as dropping does, and returns what became of all records.
+    /// Ends as dropping does, and returns the final counts.
     pub fn finish(mut self) -> DeliveryCounts {
         self.end();
         self.counts()
@@ -105,15 +105,15 @@ impl Elasticsearch {
     fn end(&mut self) {
         self.records = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its thread.
+            // If the thread panicked, the panic has been printed.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for Elasticsearch {
-    /// Sends what waits for up to [`linger`](ElasticsearchOptions::linger). What is left waits in files for the next
-    /// run, or is lost.
+    /// Sends waiting documents for up to [`linger`](ElasticsearchOptions::linger). Remaining documents are stored in
+    /// files for the next run, or are lost.
     fn drop(&mut self) {
         self.end();
     }

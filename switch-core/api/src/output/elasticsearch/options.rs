@@ -1,42 +1,42 @@
-//! Where records go, and how.
+//! The destination of records, and options for sending them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::endpoint::{Credentials, Endpoint};
 
-/// Where records go, and how.
+/// The destination of records, and options for sending them.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ElasticsearchOptions {
     /// The server.
     pub endpoint: Endpoint,
-    /// How this node identifies itself.
+    /// This node's credentials.
     pub credentials: Option<Credentials>,
-    /// The index or data stream; without, `logs-podswitch.flow-default` and `logs-podswitch.drop-default`.
+    /// The index or data stream; `None`: `logs-podswitch.flow-default` and `logs-podswitch.drop-default`.
     pub index: Option<String>,
-    /// Most bytes of documents that wait in memory.
+    /// Maximum bytes of documents that wait in memory.
     pub memory: usize,
-    /// Where documents wait that have no room in memory.
+    /// The folder for documents that have no room in memory.
     pub spool: Option<PathBuf>,
-    /// Most bytes of documents that wait there.
+    /// Maximum bytes of documents in that folder.
     pub spool_bytes: u64,
-    /// Most documents of a bulk.
+    /// Maximum number of documents in a bulk.
     pub bulk_documents: usize,
-    /// Most bytes of a bulk.
+    /// Maximum bytes of a bulk.
     pub bulk_bytes: usize,
     /// A bulk that is not full is sent after this time.
     pub flush: Duration,
-    /// The first and the longest pause after a failure.
+    /// The first and the maximum pause after a failure.
     pub pause: (Duration, Duration),
-    /// How long an answer may take.
+    /// Timeout of an answer.
     pub timeout: Duration,
-    /// How long the end may take.
+    /// Maximum time for sending at the end.
     pub linger: Duration,
 }
 
 impl ElasticsearchOptions {
-    /// To `endpoint`, with 32 MiB in memory, no files, and bulks of 2,000 documents or 5 MiB every second.
+    /// Defaults for `endpoint`: 32 MiB in memory, no files, and bulks of up to 2,000 documents or 5 MiB every second.
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,

@@ -1,4 +1,4 @@
-//! The thread: documents from records, bulks from documents.
+//! The thread: makes documents from records, and bulks from documents.
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -20,16 +20,16 @@ use super::spool::{Document, Spool};
 use crate::output::ecs;
 use crate::output::record::Record;
 
-/// Bulks that arrive whole after which a bulk may be twice as long again.
+/// Number of successful bulks after which the size limit of a bulk is doubled again.
 const GROW_AFTER: u32 = 16;
 
-/// What an operator should know.
+/// Messages for the operator.
 type Report = Box<dyn FnMut(&str) + Send>;
 
-/// What both tasks of the thread share.
+/// State shared by both tasks of the thread.
 struct Shared {
     spool: RefCell<Spool>,
-    /// Records came, or the last one did.
+    /// Records have arrived, or the last one has.
     arrived: Notify,
     is_closed: Cell<bool>,
 }
@@ -57,10 +57,10 @@ pub(super) fn run(
     shared.spool.borrow_mut().close();
 }
 
-/// Names of documents.
+/// Generates names of documents.
 struct Naming {
     index: Option<String>,
-    /// Tells this run's documents from all others.
+    /// A number that distinguishes this run's documents from all others.
     run: [u64; 2],
     next: u64,
 }
@@ -100,7 +100,7 @@ impl Naming {
     }
 }
 
-/// Moves records to the spool, `full` of which make a bulk.
+/// Moves records to the spool; `full` of them make a bulk.
 async fn receive(
     shared: Rc<Shared>,
     mut records: mpsc::Receiver<Arc<Record>>,
@@ -129,11 +129,11 @@ struct Sender {
     options: ElasticsearchOptions,
     connector: Connector,
     report: Report,
-    /// Most documents of a bulk at present.
+    /// Current maximum number of documents in a bulk.
     most: usize,
-    /// Bulks that arrived since that changed.
+    /// Number of bulks delivered since that changed.
     arrived: u32,
-    /// Failures one after the other.
+    /// Number of consecutive failures.
     failures: u32,
     /// The last problem that was reported.
     problem: Option<String>,
@@ -161,13 +161,14 @@ impl Sender {
         }
     }
 
-    /// Sends until everything is sent after the last record came, or the end takes too long.
+    /// Sends until everything is sent after the last record has arrived, or the time for the end is
+    /// over.
     async fn run(&mut self) {
         let mut end = None;
         loop {
             let is_closed = self.shared.is_closed.get();
             if !is_closed && self.shared.spool.borrow().len() < self.most {
-                // Either is fine.
+                // Either result ends the wait.
                 let _ = timeout(self.options.flush, self.shared.arrived.notified()).await;
             }
             if self.shared.is_closed.get() && end.is_none() {
@@ -198,7 +199,7 @@ impl Sender {
         }
     }
 
-    /// Waits, or until the last record came: then there is less time.
+    /// Waits for a time, or until the last record has arrived, because then less time is left.
     async fn pause(&self, pause: Duration) {
         let until = Instant::now() + pause;
         while !self.shared.is_closed.get() {
@@ -208,7 +209,7 @@ impl Sender {
         }
     }
 
-    /// Does what an answer says. Returns how long to wait.
+    /// Processes an answer. Returns how long to wait.
     fn handle(&mut self, answer: Answer, batch: Vec<Document>) -> Option<Duration> {
         match answer {
             Answer::Items(items) => self.settle(items, batch),
@@ -268,8 +269,8 @@ impl Sender {
         Some(self.next_pause(None))
     }
 
-    /// The pause after one more failure: twice as long each time, of which a random part of up to a half is left out,
-    /// so that the nodes of a cluster do not come back at once.
+    /// The pause after one more failure: doubled each time, minus a random part of up to one half,
+    /// so that the nodes of a cluster do not retry at the same time.
     fn next_pause(&mut self, after: Option<Duration>) -> Duration {
         let (first, longest) = self.options.pause;
         let whole = first.saturating_mul(1 << self.failures.min(16)).min(longest);
@@ -279,7 +280,7 @@ impl Sender {
         after.unwrap_or_default().max(whole - jitter)
     }
 
-    /// Reports a problem once.
+    /// Reports a problem if it differs from the last one.
     fn report_problem(&mut self, reason: &str) {
         if self.problem.is_none() {
             (self.report)(&format!("{}: {reason}; records wait", self.options.endpoint));
@@ -287,7 +288,7 @@ impl Sender {
         }
     }
 
-    /// Reports the first refusal: others are counted.
+    /// Reports the first refusal; later ones are only counted.
     fn report_refusal(&mut self, reason: &str) {
         if !std::mem::replace(&mut self.has_reported_refusal, true) {
             (self.report)(&format!(

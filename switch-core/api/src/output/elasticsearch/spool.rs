@@ -1,4 +1,5 @@
-//! Documents that wait: in memory, then in files. The oldest go first if there are too many.
+//! Waiting documents: in memory, then in files. If there are too many, the oldest are removed
+//! first.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use super::counts::{Counts, Lost};
 use super::options::ElasticsearchOptions;
 
-/// Failures of the server with one document after which it is lost.
+/// Number of server errors with one document after which the document is lost.
 const ATTEMPTS: u8 = 5;
 
 /// The two lines of a document in a bulk.
@@ -17,7 +18,7 @@ const ATTEMPTS: u8 = 5;
 pub(super) struct Document {
     pub(super) text: Vec<u8>,
     failures: u8,
-    /// It is in the file that was read last as well.
+    /// It is also in the file that was read last.
     is_in_file: bool,
 }
 
@@ -26,7 +27,7 @@ impl Document {
         Self { text, failures: 0, is_in_file: false }
     }
 
-    /// Counts a failure of the server with it. False: it was the last that is tolerated.
+    /// Counts a server error with it. False: there were too many.
     pub(super) fn may_fail_again(&mut self) -> bool {
         self.failures += 1;
         self.failures < ATTEMPTS
@@ -49,8 +50,8 @@ struct Files {
     segments: VecDeque<Segment>,
     bytes: u64,
     next: u64,
-    /// The file whose documents are in memory or on their way, and how many of them are. It stays until they have
-    /// arrived: a kill then loses none.
+    /// The file whose documents are in memory or being sent, and how many of them there are. The
+    /// file stays until they have been delivered, so that none is lost if the process is killed.
     read: Option<(Segment, u64)>,
 }
 
@@ -60,14 +61,14 @@ pub(super) struct Spool {
     queue: VecDeque<Document>,
     bytes: usize,
     limit: usize,
-    /// Documents that were taken and not settled yet.
+    /// Number of documents that were taken and not settled yet.
     taken: u64,
     files: Option<Files>,
     counts: Arc<Counts>,
 }
 
 impl Spool {
-    /// An empty one, with the documents that an earlier run left in files.
+    /// An empty spool, with the documents that an earlier run left in files.
     pub(super) fn open(options: &ElasticsearchOptions, counts: Arc<Counts>) -> io::Result<Self> {
         let files = match &options.spool {
             Some(folder) => Some(Files::open(folder, options.spool_bytes)?),
@@ -88,7 +89,7 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Documents in memory.
+    /// Number of documents in memory.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
@@ -100,8 +101,8 @@ impl Spool {
         self.make_room();
     }
 
-    /// Takes the oldest documents, up to a number and to a number of bytes, at least one. Those in files follow when
-    /// memory is empty.
+    /// Takes the oldest documents, up to a number and to a number of bytes, at least one. Documents
+    /// in files follow when memory is empty.
     pub(super) fn take(&mut self, documents: usize, bytes: usize) -> Vec<Document> {
         if self.queue.is_empty() {
             self.read_file();
@@ -121,7 +122,7 @@ impl Spool {
         batch
     }
 
-    /// Takes back documents that are to be sent again.
+    /// Takes back documents that must be sent again.
     pub(super) fn put_back(&mut self, documents: Vec<Document>) {
         self.taken -= documents.len() as u64;
         for document in documents.into_iter().rev() {
@@ -131,7 +132,7 @@ impl Spool {
         self.make_room();
     }
 
-    /// A document that was taken has arrived.
+    /// A document that was taken has been delivered.
     pub(super) fn delivered(&mut self, document: &Document) {
         self.taken -= 1;
         self.counts.add_delivered(1);
@@ -145,7 +146,7 @@ impl Spool {
         self.is_settled(document);
     }
 
-    /// Nothing is sent any more: what waits goes to files, or is lost.
+    /// Nothing is sent any more: waiting documents are stored in files, or are lost.
     pub(super) fn close(&mut self) {
         let rest: Vec<_> = self.queue.drain(..).collect();
         self.bytes = 0;
@@ -156,7 +157,8 @@ impl Spool {
 
     fn make_room(&mut self) {
         if self.bytes > self.limit {
-            // Half of it at a time, so that files are not small. Without files only what must go.
+            // Half of memory at a time, so that files are not small. Without files, only as many as
+            // necessary are removed.
             let keep = if self.files.is_some() { self.limit / 2 } else { self.limit };
             let mut oldest = Vec::new();
             while self.bytes > keep
@@ -171,7 +173,7 @@ impl Spool {
         self.count();
     }
 
-    /// Writes documents to a file. Those that find no file are lost.
+    /// Writes documents to a file. Documents that cannot be written are lost.
     fn spill(&mut self, documents: Vec<Document>, otherwise: Lost) {
         if documents.is_empty() {
             return;
@@ -185,14 +187,14 @@ impl Spool {
         }
     }
 
-    /// Removes the oldest files until the others are within the bound.
+    /// Removes the oldest files until the others are within the limit.
     fn trim_files(&mut self) {
         let Some(files) = &mut self.files else { return };
         while files.bytes > files.limit
             && let Some(oldest) = files.segments.pop_front()
         {
             files.bytes -= oldest.bytes;
-            // If it stays, the next run finds it.
+            // If the file cannot be removed, the next run finds it.
             let _ = fs::remove_file(&oldest.path);
             self.counts.add_lost(Lost::Spool, oldest.documents);
         }
@@ -223,7 +225,7 @@ impl Spool {
             found += 1;
         }
         if found < documents {
-            // It was cut.
+            // The file was truncated.
             self.counts.add_lost(Lost::Spool, documents - found);
             files.settle(documents - found);
         }
@@ -253,7 +255,7 @@ impl Files {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         let mut files =
             Self { folder: folder.to_owned(), limit, segments, bytes, next, read: None };
-        // What is wrong with the folder is said at the start.
+        // Errors of the folder are reported at the start.
         let probe = files.folder.join(".writable");
         fs::write(&probe, b"")?;
         fs::remove_file(&probe)?;
@@ -261,7 +263,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Documents in files that are not in memory.
+    /// Number of documents in files that are not in memory.
     fn documents(&self) -> u64 {
         self.segments.iter().map(|segment| segment.documents).sum()
     }
@@ -283,7 +285,7 @@ impl Files {
         Ok(())
     }
 
-    /// The text of the oldest file, and how many documents it should have.
+    /// The text of the oldest file, and the number of documents that it should contain.
     fn read(&mut self) -> Option<(Vec<u8>, u64)> {
         if self.read.is_some() {
             return None;
@@ -296,20 +298,20 @@ impl Files {
         Some((text, documents))
     }
 
-    /// So many documents of the file that was read need it no more.
+    /// This number of documents of the file that was read no longer need the file.
     fn settle(&mut self, documents: u64) {
         let Some((_, left)) = &mut self.read else { return };
         *left = left.saturating_sub(documents);
         if *left == 0
             && let Some((segment, _)) = self.read.take()
         {
-            // If it stays, the next run sends it again, which changes nothing.
+            // If the file cannot be removed, the next run sends it again, which changes nothing.
             let _ = fs::remove_file(segment.path);
         }
     }
 }
 
-/// The numbers in the name of a file.
+/// The two numbers in the name of a file.
 fn numbers(name: &str) -> Option<(u64, u64)> {
     let (number, documents) = name.strip_suffix(".ndjson")?.split_once('-')?;
     Some((number.parse().ok()?, documents.parse().ok()?))

@@ -1,4 +1,4 @@
-//! TLS to the server, with the certificates that the system trusts (or those of `SSL_CERT_FILE`).
+//! TLS to the server, with the certificates that the system trusts (or those in `SSL_CERT_FILE`).
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Makes TLS connections to one server.
+/// Opens TLS connections to one server.
 pub(super) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,

@@ -1,4 +1,4 @@
-//! Records as the templates have them.
+//! Encodes records according to the templates.
 
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,8 @@ use podswitch_wire::flow_key::proto;
 use super::super::record::Record;
 use super::template::Template;
 
-/// Connections that go on whose counts are remembered. Others are exported when they end only.
+/// Number of continuing connections whose counts are remembered. Others are exported only when they
+/// end.
 const REMEMBERED: usize = 65_536;
 
 /// flowEndReason.
@@ -33,13 +34,13 @@ const DELETED: u8 = 2;
 const DENIED: u8 = 3;
 const UPDATED: u8 = 5;
 
-/// Packets and bytes from the client, and from the server.
+/// Packets and bytes from the client and from the server.
 type Counted = [u64; 4];
 
-/// Makes data records.
+/// Encodes data records.
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
-    /// What was exported already of connections that go on.
+    /// The counts of continuing connections that were already exported.
     exported: HashMap<u64, Counted>,
 }
 
@@ -53,7 +54,7 @@ impl Encoder {
         }
     }
 
-    /// What was counted since the last record of the connection.
+    /// The counts since the last record of the connection.
     fn since(&mut self, flow: &RecordedFlow) -> Option<Counted> {
         let record = &flow.record;
         let [packets, replies] = record.packets;
@@ -106,10 +107,10 @@ impl Encoder {
 
 fn end_reason(reason: CloseReason) -> u8 {
     match reason {
-        CloseReason::Fin | CloseReason::Rst => ENDED,
+        CloseReason::Fin | CloseReason::Rst | CloseReason::Answered => ENDED,
         CloseReason::Evicted => RESOURCES,
         CloseReason::Replaced | CloseReason::BackendGone | CloseReason::Shutdown => FORCED,
-        // Silent at the end, for whatever reason.
+        // Idle at the end, for any reason.
         _ => IDLE,
     }
 }

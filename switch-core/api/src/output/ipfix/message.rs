@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::template::Template;
 
-/// Longest message in bytes: what fits an IPv6 path of 1,500 bytes with room for tunnels.
+/// Maximum length of a message in bytes: it fits an IPv6 path of 1,500 bytes with room for tunnels.
 pub(super) const LONGEST: usize = 1400;
 const HEADER: usize = 16;
 const SET_HEADER: usize = 4;
@@ -17,9 +17,9 @@ pub(super) type Message = (Vec<u8>, u64);
 /// Builds messages.
 pub(super) struct Messages {
     domain: u32,
-    /// Data records in messages so far, modulo 2^32.
+    /// Number of data records in messages so far, modulo 2^32.
     sequence: u32,
-    /// Records of each template that wait, and how many.
+    /// The waiting records of each template, and their number.
     waiting: [(Vec<u8>, u32); Template::ALL.len()],
 }
 
@@ -35,7 +35,8 @@ impl Messages {
         self.message(TEMPLATE_SET, &records, 0, now)
     }
 
-    /// Adds a record. Returns a message if there was no room for it in the last one.
+    /// Adds a record. If it does not fit into the current message, returns that message and starts
+    /// another one.
     pub(super) fn add(
         &mut self,
         template: Template,
@@ -51,7 +52,7 @@ impl Messages {
         message
     }
 
-    /// What waits.
+    /// The message with the waiting records.
     pub(super) fn flush(&mut self, now: SystemTime) -> Vec<Message> {
         Template::ALL.iter().filter_map(|template| self.take(*template, now)).collect()
     }

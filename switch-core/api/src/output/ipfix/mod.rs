@@ -1,9 +1,9 @@
-//! Records to an IPFIX collector (RFC 7011), in UDP datagrams that fit any path.
+//! Sends records to an IPFIX collector (RFC 7011), in UDP datagrams that fit any path.
 //!
-//! A connection is a biflow (RFC 5103): it is exported when it ends, with the counts of both directions. One that goes on
-//! is exported with what was counted since the last time, if updates are made ([`FlowChange::Updated`]). The counts of
-//! all records of a connection sum up to its own. Templates are sent at the start and every minute, since datagrams get
-//! lost.
+//! A connection is a biflow (RFC 5103): it is exported when it ends, with the counts of both directions. If updates are
+//! made ([`FlowChange::Updated`]), a continuing connection is exported with the counts since the last time. The counts
+//! of all records of a connection add up to its own. Templates are sent at the start and every minute, since datagrams
+//! may be lost.
 
 mod encode;
 mod message;
@@ -25,7 +25,7 @@ use super::record::Record;
 use encode::Encoder;
 use message::Messages;
 
-/// Records that the thread may be behind the node; further ones are lost, and counted.
+/// Maximum number of records that wait for the thread; further ones are lost and counted.
 const QUEUE: usize = 16_384;
 /// How long a message that is not full waits.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -41,20 +41,20 @@ struct Counts {
     lost_send: AtomicU64,
 }
 
-/// What became of the records so far. `made = sent + without_export + lost_queue + lost_send`, and those in the queue
-/// while the output runs.
+/// Counts of the records so far, by result. `made = sent + without_export + lost_queue + lost_send`, plus those in the
+/// queue while the output runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IpfixCounts {
-    /// Handed over.
+    /// Passed to the output.
     pub made: u64,
     /// Sent, as data records.
     pub sent: u64,
-    /// Openings of connections, and others that IPFIX has no record for.
+    /// Openings of connections, and other records that have no IPFIX form.
     pub without_export: u64,
-    /// Lost because the output's thread was behind.
+    /// Lost because the output's thread was too slow.
     pub lost_queue: u64,
-    /// Lost because the system did not send them.
+    /// Lost because the system could not send them.
     pub lost_send: u64,
 }
 
@@ -72,11 +72,11 @@ impl fmt::Debug for Ipfix {
 }
 
 impl Ipfix {
-    /// To `collector` (`HOST:PORT`), for the node called `node`. `on_thread_start` is called on the thread first, to give
-    /// up privileges; `report` with what an operator should know.
+    /// Sends to `collector` (`HOST:PORT`), for the node called `node`. `on_thread_start` is called on the thread first,
+    /// to drop privileges; `report` with messages for the operator.
     ///
     /// # Errors
-    /// The name is not known; there is no socket; the thread cannot be started.
+    /// The name cannot be resolved; a socket cannot be opened; the thread cannot be started.
     pub fn start(
         collector: &str,
         node: &str,
@@ -108,7 +108,7 @@ impl Ipfix {
         Ok(Self { records: Some(sender), counts, thread: Some(thread) })
     }
 
-    /// Hands a record over.
+    /// Passes a record to the output.
     pub fn write(&self, record: &Arc<Record>) {
         self.counts.made.fetch_add(1, Relaxed);
         let sent = self.records.as_ref().is_some_and(|r| r.try_send(Arc::clone(record)).is_ok());
@@ -117,7 +117,7 @@ impl Ipfix {
         }
     }
 
-    /// What became of the records so far.
+    /// The counts of the records so far.
     pub fn counts(&self) -> IpfixCounts {
         let Counts { made, sent, without_export, lost_queue, lost_send } = &*self.counts;
         IpfixCounts {
@@ -129,7 +129,7 @@ impl Ipfix {
         }
     }
 
-    /// Sends what waits, ends, and returns what became of all records.
+    /// Sends the waiting records, ends, and returns the final counts.
     pub fn finish(mut self) -> IpfixCounts {
         self.end();
         self.counts()
@@ -138,7 +138,7 @@ impl Ipfix {
     fn end(&mut self) {
         self.records = None;
         if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its thread.
+            // If the thread panicked, the panic has been printed.
             let _ = thread.join();
         }
     }
@@ -151,8 +151,8 @@ impl Drop for Ipfix {
     }
 }
 
-/// The observation domain of a node (RFC 7011 §3.1): tells nodes apart that reach the collector from one address.
-/// FNV-1a of its name.
+/// The observation domain of a node (RFC 7011 §3.1). It distinguishes nodes whose messages reach the collector from one
+/// address. FNV-1a of the node's name.
 fn domain(node: &str) -> u32 {
     node.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -208,7 +208,7 @@ impl Exporter {
     }
 
     fn send(&mut self, message: &[u8], records: u64) {
-        // An error may be that of the message before: a closed port is known only when its answer came.
+        // An error may belong to the previous message: a closed port is known only after the ICMP error has arrived.
         let sent = self.socket.send(message).or_else(|first| {
             self.problem(&first);
             self.socket.send(message)
@@ -220,7 +220,7 @@ impl Exporter {
         count.fetch_add(records, Relaxed);
     }
 
-    /// Reports a problem once.
+    /// Reports a problem if it differs from the last one.
     fn problem(&mut self, error: &io::Error) {
         if !std::mem::replace(&mut self.has_problem, true) {
             (self.report)(&format!(

@@ -1,4 +1,4 @@
-//! What records look like: information elements of the IANA registry, in order.
+//! The format of records: information elements of the IANA registry, in order.
 
 /// The enterprise number of reverse elements (RFC 5103 §6.1).
 const REVERSE: u32 = 29305;
@@ -27,7 +27,7 @@ pub(super) enum Template {
     Flow6,
     Drop4,
     Drop6,
-    /// Dropped frames that are not IP, or whose ends are not known.
+    /// Dropped frames that are not IP, or whose addresses are not known.
     DropOther,
 }
 

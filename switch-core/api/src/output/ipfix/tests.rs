@@ -1,4 +1,4 @@
-//! What collectors read: a decoder of the test's own, and nfcapd.
+//! Messages as collectors read them: a decoder written for this test, and nfcapd.
 
 use std::collections::HashMap;
 use std::net::UdpSocket;
@@ -14,7 +14,7 @@ use super::*;
 /// A field's enterprise (0: IANA) and element.
 type Field = (u32, u16);
 
-/// A collector that knows nothing but RFC 7011.
+/// A collector that implements only RFC 7011.
 #[derive(Default)]
 struct Decoder {
     templates: HashMap<u16, Vec<(Field, usize)>>,
@@ -168,7 +168,7 @@ fn nfcapd_reads_connections() {
     command.args(["-b", "127.0.0.1", "-p", &port.to_string(), "-t", "2"]);
     command.args(["-w", folder.to_str().unwrap()]).stdout(Stdio::null()).stderr(Stdio::null());
     let mut nfcapd = Nfcapd(command.spawn().unwrap(), folder.clone());
-    // It is ready when the port is taken.
+    // nfcapd is ready when the port is in use.
     while UdpSocket::bind(("127.0.0.1", port)).is_ok() {
         assert!(nfcapd.0.try_wait().unwrap().is_none(), "nfcapd ended");
         thread::sleep(Duration::from_millis(20));

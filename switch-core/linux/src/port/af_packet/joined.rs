@@ -1,4 +1,5 @@
-//! Sends consecutive UDP datagrams of a flow as one GSO packet: a message costs the kernel more than a datagram.
+//! Sends consecutive UDP datagrams of a flow as one GSO packet, because a message costs the kernel more than a
+//! datagram.
 
 use std::io;
 
@@ -18,7 +19,7 @@ impl PacketPort {
         runs: &UdpRuns,
     ) -> io::Result<usize> {
         let burst = std::mem::take(batch);
-        // What is sent, and the packets of the burst that each stands for, a bit each.
+        // The packets to send, and for each a bit set of the packets of the burst that it contains.
         let mut units = Batch::new();
         let mut members: ArrayVec<u64, BATCH> = ArrayVec::new();
         let mut joined: u64 = 0;
@@ -43,7 +44,7 @@ impl PacketPort {
         let (done, mut result) = self.send_units(pool, units, &members, &mut waiting);
         let mut left: Batch = waiting.iter_mut().filter_map(Option::take).collect();
         let mut sent = done.count_ones() as usize;
-        // What could not be sent together is tried alone.
+        // Datagrams that could not be sent together are sent alone.
         if result.is_ok() && done & joined != joined {
             let (alone, ended) = self.send(&left, 0);
             result = ended;
@@ -59,8 +60,8 @@ impl PacketPort {
         result.map(|()| sent)
     }
 
-    /// Sends in the order of each unit's first packet. Returns a bit for each packet of the burst that was sent. Those that
-    /// were not are in `waiting`.
+    /// Sends in the order of each unit's first packet. Returns a bit for each packet of the burst that was sent.
+    /// Packets that were not sent are in `waiting`.
     fn send_units(
         &mut self,
         pool: &mut Pool,
@@ -84,7 +85,7 @@ impl PacketPort {
                 of_unit.filter_map(|at| waiting[at].take()).for_each(|packet| pool.free(packet));
             }
             match waiting.get_mut(members.trailing_zeros() as usize) {
-                // A frame of the burst itself.
+                // A single packet of the burst.
                 Some(place) if members.is_power_of_two() && !is_sent => *place = Some(unit),
                 _ => pool.free(unit),
             }
@@ -93,7 +94,7 @@ impl PacketPort {
     }
 }
 
-/// The run as one packet, and its members. `None`: there is no buffer for it.
+/// The run as one packet, and its members. `None`: no buffer is free.
 fn join(run: &UdpRun<'_>, pool: &mut Pool) -> Option<(Packet, u64)> {
     let mut whole = pool.alloc(SizeClass::Large)?;
     let mut head = [0; MAX_UDP_HEADERS];

@@ -1,5 +1,5 @@
-//! What fuzz targets call: the splitting of what a tunnel's UDP socket receives. Panics where something
-//! does not hold.
+//! Code for fuzz targets: the splitting of buffers received by a tunnel's UDP socket. Panics if an invariant does not
+//! hold.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,8 +14,8 @@ const KEY: HashKey = HashKey::new(1);
 /// The longest datagram over IPv4, without UDP header.
 const LONGEST: usize = 65_507;
 
-/// Feeds `data` as what the socket returned, and as what a pod sends through a peer that passes GSO
-/// packets whole. The first four bytes choose families, segment size and MTU.
+/// Processes `data` as a buffer that the socket returned, and as packets that a pod sends through a peer that passes
+/// GSO packets unsegmented. The first four bytes select families, segment size and MTU.
 pub fn receive(data: &[u8]) {
     let Some(([choice, size @ .., mtu], bytes)) = data.split_first_chunk::<4>() else { return };
     let bytes = &bytes[..bytes.len().min(LONGEST)];
@@ -36,7 +36,7 @@ fn outer(v4: bool) -> Outer {
     Outer::new(SocketAddr::new(from, 50_000), SocketAddr::new(to, 4789), 3)
 }
 
-/// The frames that come out, behind their outer headers, which are right; how many were lost.
+/// The resulting frames, without their outer headers, which are checked; and how many were lost.
 fn frames(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) -> (Vec<Packet>, u64) {
     let mut pool = Pool::new(PoolConfig::default());
     let mut packet = Packet::with_capacity(bytes.len());
@@ -52,7 +52,7 @@ fn frames(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) -> (Vec<Packet>,
     (got, lost)
 }
 
-/// Nothing is made up, and what is lost is counted.
+/// No frame is invented, and lost datagrams are counted.
 fn any_bytes(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) {
     let (got, lost) = frames(outer, bytes, size, mtus);
     let head = outer.udp + UDP;
@@ -67,19 +67,19 @@ fn any_bytes(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) {
             return;
         }
     };
-    // Cut again, the datagrams that came, in their order.
+    // Segmented again, they are the received datagrams, in their order.
     let mut pool = Pool::new(PoolConfig::default());
     let mut datagrams = bytes.chunks(size);
     let mut count = 0;
     for packet in got {
         let is_merged = packet.offload.is_gso();
         if is_merged {
-            assert_ne!(packet.offload.gso_type, GsoType::UdpL4, "only TCP is put together");
+            assert_ne!(packet.offload.gso_type, GsoType::UdpL4, "only TCP is merged");
             let parsed = parse(packet.bytes(), &KEY).expect("looked at above");
             assert_eq!(packet.offload.check(&parsed), Ok(()));
         }
         let mut same = |piece: &Packet| {
-            let datagram = datagrams.next().expect("no more than came");
+            let datagram = datagrams.next().expect("no more than were received");
             let piece = &piece.bytes()[head..];
             match is_merged {
                 true => is_same_segment(piece, datagram),
@@ -94,14 +94,14 @@ fn any_bytes(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) {
                     same(&piece);
                     pool.free(piece);
                 });
-                cut.expect("it can be cut");
+                cut.expect("it can be segmented");
             }
         }
     }
     assert_eq!(count + lost as usize, bytes.len().div_ceil(size));
 }
 
-/// Merging may change the IPv4 identification of packets that nobody may fragment.
+/// Merging may change the IPv4 identification of packets that must not be fragmented.
 fn is_same_segment(piece: &[u8], datagram: &[u8]) {
     const IP: usize = VXLAN + 14;
     assert_eq!(piece.len(), datagram.len());
@@ -112,10 +112,10 @@ fn is_same_segment(piece: &[u8], datagram: &[u8]) {
     }
 }
 
-/// Whatever a pod writes into its datagrams: they arrive as they are, and nothing else does.
+/// Whatever a pod writes into its datagrams: they arrive unchanged, and nothing else arrives.
 fn passed_whole(outer: &Outer, frame: &[u8], payload: &[u8], size: usize, mtus: Mtus) {
     let bytes = [&[8, 0, 0, 0, 0, 0, 1, 0][..], frame].concat();
-    // What is no longer than a segment is no GSO packet to the kernel.
+    // A packet that is not longer than a segment is not a GSO packet for the kernel.
     let is_gso = payload.len() > size;
     let (got, lost) = frames(outer, &bytes, if is_gso { size } else { 0 }, mtus);
     assert_eq!((got.len(), lost), (1, 0));
@@ -131,7 +131,7 @@ fn passed_whole(outer: &Outer, frame: &[u8], payload: &[u8], size: usize, mtus: 
     }
 }
 
-/// A UDP packet whose checksum is unfinished.
+/// A UDP packet with a partial checksum.
 fn udp_frame(v4: bool, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2; 12];
     let len = (UDP + payload.len()) as u16;

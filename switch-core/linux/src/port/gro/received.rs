@@ -6,7 +6,7 @@ use podswitch_core::packet::ip_end;
 /// Bytes of a VXLAN header.
 pub(super) const VXLAN: usize = podswitch_vxlan::header::LEN;
 
-/// What one read of a socket with `UDP_GRO` returned.
+/// The result of one read of a socket with `UDP_GRO`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
     /// One datagram.
@@ -33,9 +33,10 @@ impl Received {
     ///
     /// Only the inner IP length tells them apart: a GSO packet ends where the datagram ends, and
     /// the packet in the first of several datagrams ends within that datagram. Both kinds of sender
-    /// vouch for this length: Linux trims what it routes to it (`ip_rcv_core`, `ip6_rcv_core`), our
-    /// engine likewise, and an injector refuses everything else. Bytes further back are chosen by a
-    /// pod and prove nothing: a forged tunnel packet may stand at any of them.
+    /// ensure that this length is right: Linux trims routed packets to it (`ip_rcv_core`,
+    /// `ip6_rcv_core`), the engine does the same, and an injector refuses everything else. A pod
+    /// controls the bytes behind it, so these prove nothing: a forged tunnel packet may be at any
+    /// position.
     ///
     /// [injector]: crate::port::injector::Injector::send
     pub(super) fn of(bytes: &[u8], segment: usize) -> Self {
@@ -45,7 +46,7 @@ impl Received {
         let inner_end = bytes.get(VXLAN..).and_then(ip_end).map(|end| VXLAN + end);
         match inner_end {
             Some(end) if end == bytes.len() => Self::Gso(segment),
-            // Splitting here could make two packets of one.
+            // Splitting here could make two packets out of one.
             Some(end) if end > segment => Self::Inconsistent,
             _ => Self::Joined(segment),
         }

@@ -13,15 +13,15 @@ fn outer(v4: bool) -> Outer {
     Outer::new(SocketAddr::new(from, 50_000), SocketAddr::new(to, 4789), 0x03)
 }
 
-/// Each datagram is a frame of its own, or one that is counted as lost.
+/// Each datagram becomes a frame of its own, or is counted as lost.
 #[test]
-fn what_has_no_buffer_is_counted() {
+fn datagrams_without_a_buffer_are_counted() {
     let outer = outer(true);
     for (len, datagrams) in [(401, 5), (450, 5), (500, 5), (101, 2)] {
         for buffers in 0..6 {
             let mut pool = Pool::new(PoolConfig { small: buffers, large: 0 });
             let mut joined = Packet::with_capacity(Pool::LARGE);
-            // No TCP inside, so nothing is put together.
+            // No TCP inside, so nothing is merged.
             joined.fill(&vec![0x55; len]);
             let mut frames = Vec::new();
             let lost = outer.receive(joined, 100, MTUS, &mut pool, &mut |p| frames.push(p));
@@ -32,7 +32,7 @@ fn what_has_no_buffer_is_counted() {
     }
 }
 
-/// As many as the kernel can join.
+/// The maximum number that the kernel can merge.
 #[test]
 fn datagrams_up_to_the_kernels_bound() {
     for (datagrams, lost) in [(64, 0), (128, 0), (130, 2)] {
@@ -44,7 +44,7 @@ fn datagrams_up_to_the_kernels_bound() {
     }
 }
 
-/// A tunnel datagram whose inner packet says that it is `said` bytes long, behind `tags` VLAN tags.
+/// A tunnel datagram whose inner IP header has the length `said`, behind `tags` VLAN tags.
 fn datagram(v4: bool, tags: usize, said: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![8, 0, 0, 0, 0, 0, 1, 0];
     bytes.extend([2; 12]);
@@ -77,7 +77,7 @@ fn the_inner_length_decides() {
             let of = |said: usize, len: usize, segment: usize| {
                 Received::of(&datagram(v4, tags, said, len), segment)
             };
-            // One buffer or the other: the length makes no difference.
+            // A small or a large buffer: the length makes no difference.
             for len in [200, 1000, Pool::SMALL, Pool::SMALL + 1, 3000, 60_000] {
                 let all = len - ip;
                 for segment in [0, len, len + 1, 65_535] {
@@ -100,7 +100,7 @@ fn the_inner_length_decides() {
             }
         }
     }
-    // No IP packet, or none that one can tell: no GSO packet.
+    // Not an IP packet, or not recognisable as one: no GSO packet.
     let mut bytes = datagram(true, 0, 978, 1000);
     bytes[20..22].copy_from_slice(&[8, 6]);
     assert_eq!(Received::of(&bytes, 100), Joined(100));
@@ -112,7 +112,7 @@ fn the_inner_length_decides() {
 
 /// The worker drops it, with a reason and the outer addresses.
 #[test]
-fn what_contradicts_the_segment_size_is_refused() {
+fn a_contradictory_segment_size_is_refused() {
     for v4 in [true, false] {
         let mut pool = Pool::new(PoolConfig::default());
         let bytes = datagram(v4, 0, 600, 1000);

@@ -50,7 +50,7 @@ pub struct UdpTunnelConfig {
     pub v6: Option<Ipv6Addr>,
     /// UDP port of the tunnel, 4789 by assignment.
     pub port: u16,
-    /// Largest outer IP packet, in bytes. `None`: that of the interface that has the address.
+    /// Largest outer IP packet, in bytes. `None`: the MTU of the interface that has the address.
     pub mtu: Option<u32>,
     /// MTU of pods, in bytes. A peer's GSO packet is segmented to it where the kernel reports no
     /// segment size. `None`: the underlay's MTU less the outer headers.
@@ -70,8 +70,7 @@ pub struct UdpTunnelConfig {
 }
 
 impl UdpTunnelConfig {
-    /// A tunnel at the first of these addresses of each family: port 4789, DF set, TTL 64, 64
-    /// source ports.
+    /// A tunnel with the first address of each family: port 4789, DF set, TTL 64, 64 source ports.
     pub fn new(addresses: &[IpAddr]) -> Self {
         Self {
             v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
@@ -100,7 +99,7 @@ pub struct UdpTunnelDevice {
     info: PortInfo,
     /// Shared by all open ports.
     senders: Weak<Senders>,
-    /// Likewise; or why it could not be opened.
+    /// The same for the injector; or the reason why it could not be opened.
     tunnel_gso: Result<Arc<TunnelGso>, Option<HostError>>,
     upkeep: Option<Upkeep>,
     /// Sockets to receive that another process handed over, by address, until ports take them.
@@ -142,7 +141,7 @@ impl UdpTunnelDevice {
             mtu,
             offloads: Offloads::ALL,
         };
-        // Without it packets are segmented here.
+        // Without it, packets are segmented here.
         let tunnel_gso = match config.tunnel_gso {
             true => TunnelGso::open(ns, &config).map_err(Some),
             false => Err(None),
@@ -184,8 +183,8 @@ impl UdpTunnelDevice {
         let senders = match self.senders.upgrade() {
             Some(senders) => senders,
             None => {
-                // Only our own workers share the receive ports: another program's socket would get
-                // part of the traffic.
+                // Only the switch's own workers share the receive ports: another program's socket
+                // would get part of the traffic.
                 let is_new = |address| !self.received.iter().any(|(at, _)| *at == address);
                 for address in self.config.addresses().filter(|address| is_new(*address)) {
                     drop(self.bind(address, self.config.port, false)?);
@@ -268,7 +267,8 @@ impl UdpTunnelDevice {
         if shared {
             udp::set_shared(fd).context(what)?;
             udp::set_receive_class(fd, v6).context(what)?;
-            // Counts what the socket's buffer has no room for, where the kernel supports it.
+            // Counts the datagrams for which the socket's buffer has no room, if the kernel
+            // supports it.
             let _ = udp::set_overflow(fd);
             option::set_receive_buffer(fd, BUFFER).context(what)?;
             // Before Linux 5.0 every datagram is received separately.
@@ -337,13 +337,13 @@ fn receivers_key(ns: &NetNs, address: IpAddr, port: u16) -> Result<String, HostE
     Ok(format!("udp-receive {device}:{inode} {}", SocketAddr::new(address, port)))
 }
 
-/// A socket that receives.
+/// A receiving socket.
 #[derive(Debug)]
 struct Receiver {
     socket: Arc<OwnedFd>,
     /// The address that it is bound to.
     address: IpAddr,
-    /// How many datagrams, or merged runs of them, the next call has room for.
+    /// Number of datagrams, or merged runs of them, for which the next call has room.
     slots: usize,
     /// Datagrams dropped for lack of buffer space, as far as the kernel counts them. `None`: not known yet.
     overflow: Option<u32>,
@@ -366,7 +366,7 @@ pub struct UdpTunnelPort {
     signal: OwnedFd,
     /// Readable while there are ICMP errors about sent datagrams; only in the port that reads them.
     errors: Option<OwnedFd>,
-    /// Sending failed with an error that may have been one of those.
+    /// Sending failed with an error that may be one of those.
     suspicious: bool,
     port: u16,
     /// Sends GSO packets unsegmented.
@@ -374,7 +374,7 @@ pub struct UdpTunnelPort {
     /// Segment size for GSO packets whose segment size is unknown, in bytes.
     inner_mtu: usize,
     info: PortInfo,
-    /// Received frames that the burst had no room for.
+    /// Received frames for which the burst had no room.
     waiting: VecDeque<Packet>,
     /// ICMP errors waiting to be received.
     reports: VecDeque<Packet>,

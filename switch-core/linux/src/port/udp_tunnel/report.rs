@@ -1,5 +1,5 @@
-//! Path MTU: where the kernel or a router refuses a tunnel packet as too long, the switch receives
-//! the ICMP error that a raw uplink would have received (RFC 792, 1191, 4443).
+//! Path MTU: if the kernel or a router refuses a tunnel packet as too long, the switch receives the
+//! ICMP error that a raw uplink would have received (RFC 792, 1191, 4443).
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -16,11 +16,11 @@ use super::tx::read;
 use crate::port::underlay_mac;
 use crate::sys::udp;
 
-/// Most reports waiting at a time.
+/// Maximum number of waiting reports.
 const REPORTS: usize = 16;
-/// Errors read from one socket at a time.
+/// Maximum number of errors read from one socket at a time.
 const ERRORS: usize = 16;
-/// Bytes quoted of a tunnel packet, from its IP header: enough for all inner headers.
+/// Bytes of a tunnel packet that are quoted, from its IP header on: enough for all inner headers.
 const QUOTE: usize = 256;
 
 impl UdpTunnelPort {
@@ -146,7 +146,7 @@ impl UdpTunnelPort {
         let mut packet = Packet::from_frame(&frame);
         packet.offload.csum_valid = true;
         self.reports.push_back(packet);
-        // Readable already, at worst.
+        // In the worst case it is readable already.
         let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
     }
 }

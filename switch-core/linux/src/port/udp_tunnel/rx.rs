@@ -75,12 +75,12 @@ impl UdpTunnelPort {
         Ok(())
     }
 
-    /// Makes frames of one slot's contents. Frames that the burst has no room for wait.
+    /// Makes frames from the contents of one slot. Frames for which the burst has no room wait.
     fn accept(&mut self, slot: Slot, address: IpAddr, pool: &mut Pool, batch: &mut Batch) {
         let Slot { mut small, mut large, len, from, class, segment, cut, .. } = slot;
         let Some(from) = from.filter(|_| !cut) else {
-            // Longer than any datagram, without a source or without metadata: the kernel sends
-            // none.
+            // Longer than any datagram, without a source or without metadata: the kernel does not
+            // return such messages.
             pool.free(small);
             pool.free(large);
             self.lost += 1;
@@ -115,7 +115,8 @@ fn free(slots: ArrayVec<Slot, SLOTS>, pool: &mut Pool) {
     }
 }
 
-/// Offers more slots while small datagrams fill them, fewer when they hold much or stay empty.
+/// Offers more slots while small datagrams fill them, and fewer if datagrams are large or slots
+/// stay empty.
 fn adapt(receiver: &mut Receiver, count: usize, bytes: usize) {
     if count == receiver.slots && bytes < BURST_BYTES / 2 {
         receiver.slots = (receiver.slots * 2).min(SLOTS);

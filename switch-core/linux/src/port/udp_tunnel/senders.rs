@@ -1,4 +1,4 @@
-//! The sockets that a tunnel sends from, one for each source port. They receive nothing.
+//! The sockets from which a tunnel sends, one for each source port. They receive nothing.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use super::{BUFFER, UdpTunnelConfig};
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs};
 
-/// Ports tried for each socket before it is left out.
+/// Number of ports tried for each socket before it is left out.
 const ATTEMPTS: u16 = 16;
 
 /// Sockets of one family.
@@ -26,11 +26,11 @@ pub(super) struct Family {
     probe: OwnedFd,
 }
 
-/// A socket that sends.
+/// A sending socket.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) fd: Arc<OwnedFd>,
-    /// Its own port.
+    /// Its source port.
     pub(super) port: u16,
 }
 
@@ -92,7 +92,7 @@ impl Family {
         let mut sockets: Vec<Sender> = inherited.into_iter().filter_map(Sender::of).collect();
         let is_complete = !sockets.is_empty();
         let opened = ns.enter(|| {
-            // Spread over the range; the next port where one is taken.
+            // Spread over the range; if a port is in use, the next one.
             let span = (1 << 14) / config.senders as u16;
             for n in (0..config.senders as u16).filter(|_| !is_complete) {
                 let first = SourcePort::MIN + n * span;
@@ -116,9 +116,9 @@ impl Family {
         Ok(Self { address, sockets, probe })
     }
 
-    /// The path MTU that the kernel knows towards `to`. Workers share the probe: an answer may
-    /// belong to another worker's query, but is the path MTU of some VTEP in any case; the next
-    /// packet that is too long queries again.
+    /// The path MTU towards `to` that the kernel knows. Workers share the probe socket: an answer
+    /// may belong to another worker's query, but it is always the path MTU of some VTEP, and the
+    /// next packet that is too long repeats the query.
     pub(super) fn path_mtu(&self, to: SocketAddr) -> io::Result<u32> {
         rustix::net::connect(&self.probe, &to)?;
         udp::path_mtu(self.probe.as_fd(), to.is_ipv6())
@@ -139,7 +139,7 @@ impl Sender {
         let v6 = address.is_ipv6();
         let fd = udp::open(v6)?;
         let socket = fd.as_fd();
-        // Before it is bound: after that any host could send to it.
+        // Before it is bound, because after that any host could send to it.
         option::set_deaf(socket, true)?;
         option::set_send_buffer(socket, BUFFER)?;
         udp::set_ttl(socket, v6, config.ttl)?;

@@ -34,13 +34,13 @@ use crate::{Context, HostError, NetNs, Netlink, xfrm};
 
 /// Length of the Ethernet header.
 const ETHERNET: usize = 14;
-/// When a path is queried again.
+/// Interval after which a path is queried again.
 const FRESH: Duration = Duration::from_secs(1);
-/// When a path expires.
+/// Time after which a path expires.
 const STALE: Duration = Duration::from_secs(2);
-/// Most VTEPs with a known path: one query takes about 50 µs.
+/// Maximum number of VTEPs with a known path: one query takes about 50 µs.
 const MOST: usize = 256;
-/// Most queries at a time.
+/// Maximum number of queries at a time.
 const QUESTIONS: usize = 64;
 
 /// A path for GSO packets.
@@ -86,10 +86,11 @@ impl Drop for TunnelGso {
 }
 
 impl TunnelGso {
-    /// With what keeps it up.
+    /// Also returns the value that maintains the injector.
     ///
     /// # Errors
-    /// This kernel cannot, or privilege is missing; the system gives no sockets or no thread.
+    /// This kernel does not support it, or privilege is missing; sockets or the thread cannot be
+    /// created.
     pub(super) fn open(ns: &NetNs, config: &UdpTunnelConfig) -> Result<(Self, Upkeep), HostError> {
         let (injector, upkeep) = Injector::by_note(ns, config.port, &config.inherited)?;
         let ways = Arc::new(Ways {
@@ -101,7 +102,7 @@ impl TunnelGso {
         let asker = thread::Builder::new()
             .name("podswitch-ways".into())
             .spawn(move || asker.run())
-            .context(|| "start the thread that asks for ways".into())?;
+            .context(|| "start the thread that queries paths".into())?;
         let (ttl, fragmentable) = (config.ttl, config.fragmentable);
         Ok((Self { injector, ways, asker: Some(asker), ttl, fragmentable }, upkeep))
     }
@@ -193,7 +194,7 @@ impl Asker {
         let what = || format!("query paths in {ns}");
         let open = |address: IpAddr| {
             let socket = udp::open(address.is_ipv6())?;
-            // From its first query on, any host could send to it.
+            // Before its first query, because after that any host could send to it.
             crate::sys::packet::set_deaf(socket.as_fd(), true)?;
             udp::set_fragmentable(socket.as_fd(), address.is_ipv6(), false)?;
             Ok::<_, std::io::Error>((address, socket))
@@ -233,7 +234,7 @@ impl Asker {
     fn ask(&mut self, to: SocketAddr) -> Option<Way> {
         let (source, socket) = self.ends.iter().find(|end| end.0.is_ipv4() == to.is_ipv4())?;
         let (link, next_hop) = self.netlink.next_hop(*source, to.ip()).ok()??;
-        // nf_tables looks for an IPv6 next hop only in the packet itself.
+        // nf_tables takes an IPv6 next hop only from the packet's own destination.
         if next_hop.is_ipv4() != to.is_ipv4() || (to.is_ipv6() && next_hop != to.ip()) {
             return None;
         }

@@ -18,11 +18,12 @@ use super::UdpTunnelPort;
 use super::senders::Senders;
 use crate::sys::datagram::{self, Outgoing};
 
-/// Most datagrams that the kernel segments one buffer into (UDP_MAX_SEGMENTS; 128 since Linux 6.9).
+/// Maximum number of datagrams into which the kernel segments one buffer (UDP_MAX_SEGMENTS; 128
+/// since Linux 6.9).
 const SEGMENTS: usize = 64;
-/// Most bytes in one buffer: an IPv4 packet's length without its headers.
+/// Maximum bytes in one buffer: an IPv4 packet's length without its headers.
 const BYTES: usize = 65_507;
-/// Most parts gathered in one call: the headers and payloads of several buffers.
+/// Maximum number of parts gathered in one call: the headers and payloads of several buffers.
 const PARTS: usize = 1024;
 
 /// Parsed outer headers.
@@ -95,7 +96,7 @@ struct Group {
 /// The datagrams of a burst. Kept between bursts only to reuse the memory.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// Datagrams of GSO packets. Grows to what the largest burst needs.
+    /// Datagrams of GSO packets. Grows to the size that the largest burst needs.
     written: Vec<u8>,
     /// Bytes of it in use.
     used: usize,
@@ -375,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_udp_packet_is_not_read() {
+    fn non_udp_packets_are_not_read() {
         let mut frame = vec![0; 14];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame.extend([0x45, 3, 0, 33, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);

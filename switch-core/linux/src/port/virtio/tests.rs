@@ -44,12 +44,12 @@ fn a_partial_checksum_lies_in_the_frame() {
 }
 
 #[test]
-fn super_frames() {
+fn gso_packets() {
     let frame = tcp_frame(4096, 8);
     let got = decode(&raw(1, 0x81, [0, 1448, 34, 16]), &frame).unwrap();
     assert_eq!(got.gso_type, GsoType::TcpV4);
     assert!(got.ecn);
-    assert_eq!((got.gso_size, got.hdr_len), (1448, 66), "hdr_len is what the frame says");
+    assert_eq!((got.gso_size, got.hdr_len), (1448, 66), "hdr_len is computed from the frame");
     let got = decode(&raw(1, 4, [4096, 1448, 34, 16]), &frame).unwrap();
     assert_eq!(got.gso_type, GsoType::TcpV6);
     let got = decode(&raw(1, 5, [0, 1000, 34, 6]), &frame).unwrap();
@@ -57,7 +57,7 @@ fn super_frames() {
 }
 
 #[test]
-fn super_frames_that_contradict_themselves() {
+fn contradictory_gso_packets() {
     use HeaderError::*;
     let frame = tcp_frame(4096, 5);
     let cases: &[(u8, u8, [u16; 4], HeaderError)] = &[
@@ -112,9 +112,9 @@ fn encoding_fills_every_byte() {
 }
 
 proptest! {
-    /// Whatever decodes, encodes to bytes that decode to the same; nothing panics.
+    /// A decoded header is encoded to bytes that decode to the same values; nothing panics.
     #[test]
-    fn decoded_is_encoded_alike(
+    fn decoding_and_encoding_agree(
         header in any::<[u8; 24]>(),
         flags in 0u8..4,
         gso in prop::sample::select(vec![0u8, 1, 4, 5, 0x81, 0x84, 3]),
@@ -150,7 +150,7 @@ proptest! {
 }
 
 #[test]
-fn a_tunnels_headers_are_told_of() {
+fn headers_inside_a_tunnel_are_marked() {
     let offload = Offload {
         gso_type: GsoType::TcpV4,
         csum_partial: true,

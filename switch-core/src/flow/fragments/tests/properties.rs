@@ -1,4 +1,4 @@
-//! Random datagrams, against a plain reference.
+//! Random datagrams, compared with a simple reference.
 
 use proptest::prelude::*;
 
@@ -60,7 +60,7 @@ proptest! {
     /// Any split in any order, some fragments twice: the datagram is released once, complete and in
     /// order.
     #[test]
-    fn whole_whatever_the_order(
+    fn datagrams_are_complete_in_any_order(
         v6 in any::<bool>(),
         (points, order) in split(40),
         tail in 0usize..8,
@@ -98,8 +98,8 @@ proptest! {
         prop_assert_eq!(ended + bed.store.held(), put);
     }
 
-    /// Any fragments in any order, including overlaps, wrong ends and changed bytes: the store does what
-    /// the map of bytes does, and loses no packet.
+    /// Any fragments in any order, including overlaps, wrong ends and changed bytes: the store has the same result as
+    /// the map of bytes, and loses no packet.
     #[test]
     fn agrees_with_a_map_of_bytes(
         v6 in any::<bool>(),

@@ -1,4 +1,4 @@
-//! What a packet gets from its flow's entry, and how it is counted.
+//! The result for a packet that hits its flow's entry, and how it is counted.
 
 use super::*;
 
@@ -90,7 +90,7 @@ fn tcp_and_translated_flows_are_followed_packet_by_packet() {
 
 /// Only flows with a shared plan and without a tunnel need no further step.
 #[test]
-fn a_hit_tells_what_more_there_is_to_do() {
+fn a_hit_reports_the_remaining_work() {
     let mut table = table();
     let tcp = |n| FlowKey { proto: proto::TCP, ..key(n) };
     let insert = |table: &mut FlowTable, key: FlowKey, plan: Plan| {
@@ -123,7 +123,7 @@ fn a_candidate_may_have_been_removed() {
     let candidate = table.candidate(hash);
     table.remove(id);
     assert_eq!(find_by(&mut table, candidate, &key(1), 0), EntryId::NONE);
-    // The number is another flow's now, and the flow has another number.
+    // The number belongs to another flow now, and the flow has another number.
     assert_eq!(table.insert(key(2).hash(&HASH), &entry(2, 50)), Some(id));
     let again = table.insert(hash, &entry(1, 50)).unwrap();
     assert_ne!(again, id);

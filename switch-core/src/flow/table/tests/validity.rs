@@ -3,7 +3,7 @@
 use super::*;
 use crate::invalidation::Group;
 
-/// A sequence of epochs, each of which changes something about some addresses.
+/// A sequence of epochs, each of which changes some addresses.
 struct Epochs(u32, Invalidation);
 
 impl Epochs {
@@ -31,8 +31,8 @@ fn table_with(entries: &[FlowEntry]) -> (FlowTable, Epochs) {
 }
 
 #[test]
-fn entries_that_depend_on_nothing_that_changed_stay_valid() {
-    // The third is translated: its key does not show all that it depends on.
+fn entries_without_changed_dependencies_stay_valid() {
+    // The third is translated: its key does not show all its dependencies.
     let mut third = entry(3, 50);
     third.plan = plan(3).translate(&key(3), &key(40));
     third.groups.0[2] = Group::of(&key(40).src);
@@ -68,7 +68,7 @@ fn a_plan_that_depends_on_more_than_its_key_is_not_shared() {
 }
 
 #[test]
-fn an_entry_holds_over_epochs_that_no_packet_saw() {
+fn an_entry_stays_valid_over_epochs_without_packets() {
     let (mut table, mut epochs) = table_with(&[entry(1, 50), entry(2, 50)]);
     for _ in 0..50 {
         epochs.touch(&mut table, &[key(2).src]);
@@ -78,7 +78,7 @@ fn an_entry_holds_over_epochs_that_no_packet_saw() {
         epochs.touch(&mut table, &[key(2).src]);
     }
     assert!(!epochs.is_valid(&mut table, 1), "more epochs than are stored");
-    // An entry that was affected meanwhile is invalid, however long ago that was.
+    // An entry that was affected in the meantime is invalid, no matter how long ago.
     let (mut table, mut epochs) = table_with(&[entry(1, 50), entry(2, 50)]);
     epochs.touch(&mut table, &[key(1).src]);
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Files that are cut off, contradict themselves or are none at all.
+//! Files that are truncated, contradict themselves or are not captures.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn error(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_is_no_capture() {
+fn files_that_are_not_captures() {
     assert!(error(b"").contains("not a capture"));
     assert!(error(b"\x7fELF and more").contains("not a capture: begins with [7f, 45, 4c, 46]"));
     for compressed in [&b"\x1f\x8b\x08\x00"[..], b"\x28\xb5\x2f\xfd", b"BZh9"] {
@@ -24,7 +24,7 @@ fn what_is_no_capture() {
 }
 
 #[test]
-fn a_record_that_no_link_carries() {
+fn a_record_longer_than_any_frame() {
     let mut file = classic(false, 0xa1b2_c3d4, 4, 0, &[]);
     let good = file.len();
     file.extend([[0; 4], [0; 4], (MAX_RECORD + 1).to_le_bytes(), [0; 4]].concat());
@@ -74,7 +74,8 @@ fn sample(format: Format) -> Vec<u8> {
     written(format, &frames)
 }
 
-/// The file cut at every byte yields the frames that are whole, and says where the cut one is.
+/// A file truncated at every byte yields the frames that are complete, and reports the offset of
+/// the truncated one.
 #[test]
 fn a_file_cut_anywhere() {
     for format in [Format::Pcap, Format::PcapNg] {
@@ -123,8 +124,8 @@ fn short_reads_make_no_difference() {
 }
 
 proptest! {
-    /// Bytes changed anywhere: frames or an error, never a panic, and no more memory than the
-    /// file has.
+    /// For bytes changed anywhere: frames or an error, never a panic, and no more memory than the
+    /// size of the file.
     #[test]
     fn bytes_changed_anywhere(
         next in any::<bool>(),

@@ -1,4 +1,4 @@
-//! The tap-off.
+//! Recording of a port's traffic.
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -9,7 +9,7 @@ use crate::port::memory::pair;
 use crate::port::{Device, Now, Offloads, wrap};
 use crate::time::Instant;
 
-/// A file in memory that hands its content over when it is closed.
+/// A file in memory that passes its content on when it is closed.
 struct Memory(Vec<u8>, mpsc::Sender<Vec<u8>>);
 
 impl io::Write for Memory {
@@ -30,7 +30,7 @@ impl Drop for Memory {
 }
 
 #[test]
-fn what_passes_is_recorded_and_what_does_not_fit_is_not() {
+fn passing_frames_are_recorded_unless_the_queue_is_full() {
     let (sender, receiver) = mpsc::channel();
     let writer = CaptureWriter::new(Memory(Vec::new(), sender), Format::Pcap).unwrap();
     let recorder = Arc::new(Recorder::start(writer, 100, 50).unwrap());
@@ -62,7 +62,7 @@ fn what_passes_is_recorded_and_what_does_not_fit_is_not() {
     assert_eq!(port.tx(&mut pool, &mut batch).unwrap(), 1);
 }
 
-/// A file that takes nothing until it is told to, and then fails.
+/// A file that blocks until it is released, and then fails.
 struct Stuck(mpsc::Receiver<()>);
 
 impl io::Write for Stuck {
@@ -81,7 +81,7 @@ impl io::Write for Stuck {
 }
 
 #[test]
-fn a_file_that_is_stuck_or_fails_costs_frames_of_the_capture_only() {
+fn a_slow_or_failing_file_loses_captured_frames_only() {
     let (sender, receiver) = mpsc::channel();
     let writer = CaptureWriter::new(Stuck(receiver), Format::Pcap).unwrap();
     let recorder = Recorder::start(writer, 8, 100).unwrap();
@@ -93,7 +93,7 @@ fn a_file_that_is_stuck_or_fails_costs_frames_of_the_capture_only() {
     }
     assert_eq!(crate::port::Port::rx(&mut port, &mut pool, &mut batch).unwrap(), 60);
     let missed = recorder.counters().missed;
-    assert!((51..=52).contains(&missed), "{missed}: eight wait, one may be under way");
+    assert!((51..=52).contains(&missed), "{missed}: eight wait, one may be being written");
     drop(sender);
     assert_eq!(recorder.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
 }

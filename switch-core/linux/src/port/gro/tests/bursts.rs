@@ -1,4 +1,4 @@
-//! A model of what the kernel hands over, for every kind of sender: what comes out is what went in.
+//! A model of the kernel's buffers for every kind of sender: the port must return the packets that were sent.
 
 use podswitch_vxlan::decap::{ChecksumState, DecapRules, decap};
 use podswitch_wire::checksum::verify_l4;
@@ -11,7 +11,7 @@ use podswitch_core::packet::{finish_checksum, segment};
 /// A VXLAN header.
 const HEADER: [u8; 8] = [8, 0, 0, 0, 0, 0, 1, 0];
 
-/// What comes out of the port, its inner frames as the engine gets them.
+/// The packets that the port returns, with their inner frames as the engine gets them.
 fn received(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) -> Vec<Packet> {
     let mut pool = Pool::new(PoolConfig::default());
     let mut packet = Packet::with_capacity(bytes.len());
@@ -21,7 +21,7 @@ fn received(outer: &Outer, bytes: &[u8], size: usize, mtus: Mtus) -> Vec<Packet>
     got.into_iter().map(opened).collect()
 }
 
-/// Without the outer headers, as the engine takes them off.
+/// The frame without the outer headers, as after decapsulation.
 fn opened(mut packet: Packet) -> Packet {
     let parsed = parse(packet.bytes(), &HashKey::new(1)).expect("outer headers");
     assert_eq!(packet.offload.check(&parsed), Ok(()));
@@ -44,7 +44,7 @@ fn opened(mut packet: Packet) -> Packet {
     packet
 }
 
-/// The packets that these stand for, checksums finished.
+/// The packets that these GSO packets consist of, with complete checksums.
 fn finished(packets: Vec<Packet>) -> Vec<Vec<u8>> {
     let mut pool = Pool::new(PoolConfig { small: 70_000, large: 8 });
     let mut frames = Vec::new();
@@ -53,12 +53,12 @@ fn finished(packets: Vec<Packet>) -> Vec<Vec<u8>> {
             frames.push(piece.bytes().to_vec());
             pool.free(piece);
         };
-        segment(packet, &mut pool, out).expect("it can be cut");
+        segment(packet, &mut pool, out).expect("it can be segmented");
     }
     frames
 }
 
-/// The frame of a shape with its checksum finished.
+/// The frame of a shape with its complete checksum.
 fn whole(shape: &Shape) -> Vec<u8> {
     let mut packet = shape.packet(0);
     packet.offload = shape.partial();
@@ -70,7 +70,7 @@ fn datagram_of(frame: &[u8]) -> Vec<u8> {
     [&HEADER, frame].concat()
 }
 
-/// A tunnel packet from a pod that did not send it.
+/// A tunnel packet with a frame from a pod that did not send it.
 fn forged() -> Vec<u8> {
     let payload = b"forged".to_vec();
     let (tags, extra, tcp_options, tcp_flags, id, seq) = (0, 0, 0, 0, 0, 0);
@@ -79,7 +79,8 @@ fn forged() -> Vec<u8> {
     datagram_of(&whole(&shape))
 }
 
-/// Puts a forged tunnel packet wherever somebody might cut: `head` bytes of headers go before.
+/// Inserts a forged tunnel packet at every position where a wrong implementation might split. `head`: bytes of the
+/// headers before.
 fn forge(payload: &mut [u8], size: usize, head: usize) {
     let forged = forged();
     let cuts = (1..=payload.len() / size).flat_map(|n| [n * size, (n * size).saturating_sub(head)]);
@@ -94,15 +95,15 @@ fn udp(max: usize) -> impl Strategy<Value = Shape> {
     shape(max).prop_map(|shape| Shape { tcp: false, ..shape })
 }
 
-/// Payload sizes that fall on either side of what a small buffer holds.
+/// Payload sizes around the capacity of a small buffer.
 fn any_udp() -> impl Strategy<Value = Shape> {
     prop_oneof![udp(300), udp(3_000), udp(30_000)]
 }
 
 proptest! {
-    /// A VXLAN device or an injector passes a UDP GSO packet whole, as one datagram.
+    /// A VXLAN device or an injector passes a UDP GSO packet unsegmented, as one datagram.
     #[test]
-    fn a_burst_passed_whole_arrives_as_its_datagrams(
+    fn an_unsegmented_burst_arrives_as_its_datagrams(
         mut shape in any_udp(),
         size in prop_oneof![1usize..100, 100usize..2_000, 2_000usize..20_000],
         v4 in any::<bool>(),
@@ -115,11 +116,11 @@ proptest! {
             forge(&mut shape.payload, size, head);
         }
         let bytes = datagram_of(&shape.frame());
-        // One that is no longer than its segments is no GSO packet to the kernel.
+        // A packet that is not longer than its segments is not a GSO packet for the kernel.
         let told = if shape.payload.len() > size { size } else { 0 };
         let got = received(&outer(v4), &bytes, told, Mtus { underlay: mtu, inner: mtu });
         prop_assert_eq!(got.len(), 1);
-        prop_assert_eq!(got[0].bytes(), &bytes[VXLAN..], "not a byte is changed");
+        prop_assert_eq!(got[0].bytes(), &bytes[VXLAN..], "no byte is changed");
         let frames = finished(got);
         let datagrams: Vec<_> = match shape.payload.len() {
             0 => vec![&[][..]],
@@ -131,7 +132,7 @@ proptest! {
         }
     }
 
-    /// Datagrams of one length are joined, by the kernel or by their sender (UDP_SEGMENT).
+    /// Datagrams of equal length are merged, by the kernel or by their sender (UDP_SEGMENT).
     #[test]
     fn joined_datagrams_arrive_one_by_one(
         first in udp(2_000),
@@ -172,9 +173,9 @@ proptest! {
         }
     }
 
-    /// TCP segments in joined datagrams: put together, and the same when cut again.
+    /// TCP segments in merged datagrams are merged, and are the same when they are segmented again.
     #[test]
-    fn joined_segments_are_put_together_and_stay_the_same(
+    fn joined_segments_are_merged_and_stay_the_same(
         stream in shape(20_000),
         size in 100u16..1_400,
         v4 in any::<bool>(),
@@ -189,9 +190,9 @@ proptest! {
         prop_assert_eq!(finished(got), frames);
     }
 
-    /// A TCP GSO packet that is passed whole comes without its segment size: it is cut to what fits.
+    /// A TCP GSO packet that is passed unsegmented has no segment size: it is segmented to the MTU.
     #[test]
-    fn a_stream_passed_whole_stays_one(
+    fn an_unsegmented_stream_stays_one_packet(
         stream in shape(40_000),
         v4 in any::<bool>(),
         mtu in 600usize..9_000,
@@ -211,7 +212,7 @@ proptest! {
         prop_assert_eq!(payload, stream.payload);
     }
 
-    /// One UDP datagram stays one, however long, finished or not.
+    /// One UDP datagram stays one, for any length, with a complete or a partial checksum.
     #[test]
     fn a_long_datagram_stays_one(shape in any_udp(), is_finished in any::<bool>(), v4 in any::<bool>()) {
         let frame = if is_finished { whole(&shape) } else { shape.frame() };
@@ -219,15 +220,15 @@ proptest! {
         prop_assert_eq!(got, vec![whole(&shape)]);
     }
 
-    /// Any bytes with any segment size: nothing panics, nothing is made up.
+    /// Any bytes with any segment size: no panic, and no invented frame.
     #[test]
     fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..3_000)) {
         fuzz::receive(&data);
     }
 }
 
-/// CWR of a stream that was passed whole: the first segment alone has it, as its sender would have sent it
-/// (RFC 3168 §6.1.2), unless it is a part of AccECN's counter (RFC 9768 §3.2.2), which all segments have.
+/// CWR of a stream that was passed unsegmented: only the first segment has it, as its sender would have sent it (RFC
+/// 3168 §6.1.2), unless it is a part of AccECN's counter (RFC 9768 §3.2.2), which all segments have.
 #[test]
 fn cwr_is_in_the_first_segment_or_counts_in_all() {
     const CWR: u8 = 0x80;

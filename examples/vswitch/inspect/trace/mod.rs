@@ -1,4 +1,8 @@
-//! `trace`: what happens to a connection, by the state in force.
+//! `trace`: what happens to a connection, by the state in force and, with `--send`, to a packet of it.
+
+mod sent;
+
+use std::path::PathBuf;
 
 use podswitch_api::Client;
 use serde_json::Value;
@@ -8,13 +12,22 @@ use super::table::text;
 use crate::failure::Failure;
 use crate::{Done, print};
 
-/// Show what the running switch does with a connection, and why. It sends nothing.
+/// Show what the running switch does with a connection, and why. Without --send nothing is sent.
 ///
 ///   vswitch trace --from shop/web --to shop/db:5432
 ///   vswitch trace --from 10.0.3.7 --to service/shop/api:80/TCP
 ///   vswitch trace --from node/n1 --to shop/web:0/ICMP
+///   vswitch trace --send --from shop/web --to shop/db:5432
+///   ssh -fNL /tmp/n2.sock:/run/podswitch/n2/ctl.sock n2
+///   vswitch trace --send --also /tmp/n2.sock --from shop/web --to shop/db:5432
 ///
-/// Exit status: 0 allowed, 1 denied, 2 bad usage or an unknown name.
+/// --send sends the first packet of the connection from a pod of this node for real, and shows where it
+/// was received and sent, what each switch did with it, and the answer. The server gets the packet: TCP
+/// SYN (the client resets what the server accepts), SCTP INIT, a UDP datagram with a short text, or an
+/// ICMP echo request. It needs root, and no other capture may run.
+///
+/// Exit status: 0 allowed, 1 denied, 2 bad usage or an unknown name. With --send: 0 if the packet was
+/// answered or delivered, or left the node for a switch that is not watched; 1 if it was dropped or lost.
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -30,6 +43,31 @@ pub(crate) struct Args {
     /// Port of the client. For a Service, it affects which backend is selected.
     #[arg(long, value_name = "PORT")]
     sport: Option<u16>,
+    /// Send the first packet of the connection, and follow it.
+    #[arg(long)]
+    send: bool,
+    /// Also follow it in the switch with this control socket, such as the server's node's. Can be
+    /// repeated.
+    #[arg(long, value_name = "PATH", requires = "send")]
+    also: Vec<PathBuf>,
+    /// Follow it for at most this many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, requires = "send", value_parser = clap::value_parser!(u64).range(1..=60))]
+    wait: u64,
+}
+
+impl Args {
+    fn uri(&self, sport: Option<u16>) -> String {
+        Client::query(
+            "/v1/trace",
+            &[
+                ("from", Some(self.from.clone())),
+                ("to", Some(self.to.end.clone())),
+                ("port", Some(self.to.port.to_string())),
+                ("protocol", self.to.protocol.clone()),
+                ("sport", sport.map(|port| port.to_string())),
+            ],
+        )
+    }
 }
 
 /// `--to`.
@@ -61,22 +99,13 @@ fn server(text: &str) -> Result<Server, String> {
 }
 
 pub(crate) fn run(args: &Args, json: bool) -> Done {
-    let uri = Client::query(
-        "/v1/trace",
-        &[
-            ("from", Some(args.from.clone())),
-            ("to", Some(args.to.end.clone())),
-            ("port", Some(args.to.port.to_string())),
-            ("protocol", args.to.protocol.clone()),
-            ("sport", args.sport.map(|port| port.to_string())),
-        ],
-    );
-    let answer: Value = args.target.client()?.get(&uri)?;
-    let traces = answer["traces"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if json {
-        print::json(&answer);
-    } else {
-        for trace in traces {
+    let client = args.target.client()?;
+    // The same port for what is calculated and what is sent: it affects the backend.
+    let sport = args.sport.or_else(|| args.send.then(sent::source_port));
+    let mut answer: Value = client.get(&args.uri(sport))?;
+    let traces = answer["traces"].as_array().cloned().unwrap_or_default();
+    if !json {
+        for trace in &traces {
             let (from, to) = (text(&trace["from"]), text(&trace["to"]));
             print::line(format_args!(
                 "{from} -> {to} port {} (epoch {})",
@@ -88,10 +117,21 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
             }
         }
     }
-    match traces.iter().all(|trace| trace["verdict"] == "allow") {
-        true => Ok(()),
-        false => Err(Failure::Checked),
+    let is_good = match args.send {
+        false => traces.iter().all(|trace| trace["verdict"] == "allow"),
+        true => {
+            let ways = sent::send(&client, args, sport, &traces)?;
+            match json {
+                true => answer["sent"] = Value::Array(ways.iter().map(sent::Way::json).collect()),
+                false => ways.iter().for_each(sent::Way::print),
+            }
+            ways.iter().all(|way| way.result().is_good())
+        }
+    };
+    if json {
+        print::json(&answer);
     }
+    if is_good { Ok(()) } else { Err(Failure::Checked) }
 }
 
 #[cfg(test)]

@@ -1,0 +1,165 @@
+//! Cluster DNS of `run`: which names the switch answers for, and the node's own resolver.
+
+use std::fmt::Display;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use podswitch_dns::{MAX_TTL, Name, PodNames, Settings};
+use podswitch_kubernetes::NameOptions;
+use podswitch_linux::confine;
+use podswitch_node::resolver::{
+    self, RESOLVER_ADDRESSES, Resolver, ResolverOptions, Stub, Upstreams,
+};
+use podswitch_node::{Meters, NodeHandle};
+
+use crate::failure::Failure;
+
+/// The cluster's DNS.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct DnsFlags {
+    /// Whether the switch answers DNS queries that pods send to the Service kube-system/kube-dns, if they are for names
+    /// of the cluster. `off`: all go to the Service's pods.
+    #[arg(long, value_enum, value_name = "on|off", default_value = "on")]
+    dns: Switch,
+    /// The cluster's domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = name)]
+    cluster_domain: Name,
+    /// How names such as 10-1-0-7.shop.pod.cluster.local are answered: not at all, whether there is such a pod or not,
+    /// or only if there is.
+    #[arg(long, value_enum, value_name = "disabled|insecure|verified", default_value = "verified")]
+    dns_pods: Pods,
+    /// Time to live of answers, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_TTL)))]
+    dns_ttl: u32,
+    /// A server for names outside the cluster, used where no pod serves kube-dns. Default: those of --dns-resolv-conf.
+    /// Can be repeated.
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = resolver::server)]
+    dns_upstream: Vec<SocketAddr>,
+    /// Servers for the names of one domain. Can be repeated.
+    #[arg(long, value_name = "DOMAIN=ADDRESS[:PORT][,...]", value_parser = stub)]
+    dns_stub: Vec<Stub>,
+    /// A CoreDNS Corefile, whose `forward` lines name servers. Read at the start.
+    #[arg(long, value_name = "FILE")]
+    dns_corefile: Option<PathBuf>,
+    /// The file that names the node's own servers. Read again when it changes.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    dns_resolv_conf: PathBuf,
+    /// Add metrics of DNS under CoreDNS's names, for dashboards that were made for it.
+    #[arg(long)]
+    dns_coredns_metrics: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pods {
+    Disabled,
+    Insecure,
+    Verified,
+}
+
+/// `--dns-stub DOMAIN=ADDRESS,...`.
+fn stub(text: &str) -> Result<Stub, String> {
+    let (zone, servers) = text.split_once('=').ok_or("it is not DOMAIN=ADDRESS[:PORT][,...]")?;
+    let servers = servers.split(',').map(resolver::server).collect::<Result<Vec<_>, _>>();
+    Ok(Stub { zone: name(zone)?, servers: servers.map_err(|error| error.to_string())? })
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::parse(text).map_err(|error| error.to_string())
+}
+
+impl DnsFlags {
+    /// What the switch answers for.
+    pub(super) fn names(&self) -> Option<NameOptions> {
+        if self.dns == Switch::Off {
+            return None;
+        }
+        let zone = Settings {
+            domain: self.cluster_domain.clone(),
+            ttl: self.dns_ttl,
+            pods: match self.dns_pods {
+                Pods::Disabled => PodNames::Disabled,
+                Pods::Insecure => PodNames::Insecure,
+                Pods::Verified => PodNames::Verified,
+            },
+            ..Settings::default()
+        };
+        Some(NameOptions { zone, resolver: RESOLVER_ADDRESSES.to_vec() })
+    }
+
+    /// The node's own resolver.
+    ///
+    /// # Errors
+    /// The Corefile cannot be read.
+    pub(super) fn open(&self, meters: &Meters) -> Result<Dns, Failure> {
+        meters.set_coredns_names(self.dns_coredns_metrics);
+        let mut upstreams = Upstreams {
+            stubs: self.dns_stub.clone(),
+            resolv_conf: Some(self.dns_resolv_conf.clone()),
+        };
+        if let Some(path) = &self.dns_corefile {
+            let failed = |error: &dyn Display| {
+                Failure::Input(format!("--dns-corefile {}: {error}", path.display()))
+            };
+            let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
+            upstreams.add_corefile(&text).map_err(|error| failed(&error))?;
+        }
+        if !self.dns_upstream.is_empty() {
+            // It goes before what a Corefile says of everything else.
+            upstreams.stubs.retain(|stub| stub.zone.wire() != [0]);
+            let zone = name(".").map_err(Failure::Input)?;
+            upstreams.stubs.push(Stub { zone, servers: self.dns_upstream.clone() });
+        }
+        let mut options = ResolverOptions::default();
+        options.upstreams = upstreams;
+        options.counters = meters.resolver();
+        options.on_thread_start = Some(confine::worker_thread);
+        Ok(Dns { options, resolver: None, has_failed: false })
+    }
+}
+
+/// The node's own resolver, which is there from when the name server's Service first is.
+#[derive(Debug)]
+pub(super) struct Dns {
+    options: ResolverOptions,
+    resolver: Option<Resolver>,
+    has_failed: bool,
+}
+
+impl Dns {
+    /// Ends the resolver. [`follow`](Self::follow) starts it again.
+    pub(super) fn stop(&mut self) {
+        self.resolver = None;
+    }
+
+    /// Starts the resolver if there is a Service for it. Called after each change of the state.
+    pub(super) fn follow(&mut self, node: &NodeHandle) {
+        if self.resolver.as_ref().is_some_and(Resolver::has_ended) {
+            tracing::error!(target: "dns", "the node's own resolver has ended; it is started again");
+            self.resolver = None;
+        }
+        if self.resolver.is_some() || self.has_failed {
+            return;
+        }
+        let has_server = node.with(|node| {
+            node.snapshot().names.as_ref().is_some_and(|names| !names.frontends.is_empty())
+        });
+        if !has_server.unwrap_or(false) {
+            return;
+        }
+        match Resolver::start(node.caller(), self.options.clone()) {
+            Ok(resolver) => self.resolver = Some(resolver),
+            Err(error) => {
+                self.has_failed = true;
+                tracing::warn!(target: "dns", %error, "the node's own resolver does not start; pods resolve names while others serve kube-dns");
+            }
+        }
+    }
+}

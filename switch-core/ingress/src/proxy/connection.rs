@@ -1,0 +1,133 @@
+//! One connection of a client: PROXY protocol, TLS, HTTP.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::client_stream::ClientStream;
+use super::headers::Origin;
+use super::local::{Local, LocalExecutor};
+use super::metrics::Reason;
+use super::{proxy_protocol, service};
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    local: Rc<Local>,
+    mut stream: TcpStream,
+    mut peer: SocketAddr,
+    is_tls: bool,
+) {
+    let shared = local.shared.clone();
+    let port = stream.local_addr().map_or(0, |address| address.port());
+    _ = stream.set_nodelay(true);
+    if shared.options.proxy_protocol {
+        let reading = proxy_protocol::read(&mut stream);
+        match timeout(shared.options.head_timeout, reading).await {
+            Ok(Ok(from)) => peer = from.unwrap_or(peer),
+            _ => return shared.metrics.refused(Reason::ProxyHeader),
+        }
+    }
+    let is_trusted =
+        shared.options.trusted_proxies.iter().any(|range| range.contains(peer.ip().to_canonical()));
+    let origin = Origin { peer, is_tls, is_trusted, port };
+    if !is_tls {
+        return serve_http1(local, stream, origin).await;
+    }
+    let accepting = TlsAcceptor::from(shared.tls.clone()).accept(stream);
+    let Ok(Ok(stream)) = timeout(shared.options.head_timeout, accepting).await else {
+        return shared.metrics.refused(Reason::TlsHandshake);
+    };
+    shared.metrics.handshakes.add(1);
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        serve_http2(local, stream, origin).await;
+    } else {
+        serve_http1(local, stream, origin).await;
+    }
+}
+
+async fn serve_http1<S>(local: Rc<Local>, stream: S, origin: Origin)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let options = &local.shared.options;
+    let mut stopped = local.stopped.clone();
+    let (stream, ambiguous) = ClientStream::http1(stream, options.client_timeout);
+    let requests = Cell::new(0);
+    let service = service_fn(|request| {
+        let local = local.clone();
+        let is_ambiguous = ambiguous.is(requests.replace(requests.get() + 1));
+        async move { Ok::<_, Infallible>(service::serve(local, origin, request, is_ambiguous).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.head_timeout)
+        .max_header_size(options.max_head)
+        .max_buf_size((options.max_head * 2).max(64 << 10))
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        count(&local, &error);
+    }
+}
+
+async fn serve_http2<S>(local: Rc<Local>, stream: S, origin: Origin)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let options = &local.shared.options;
+    let mut stopped = local.stopped.clone();
+    let service = service_fn(|request| {
+        let local = local.clone();
+        async move { Ok::<_, Infallible>(service::serve(local, origin, request, false).await) }
+    });
+    let stream = ClientStream::http2(stream, options.client_timeout);
+    let connection = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_streams)
+        .max_header_list_size(u32::try_from(options.max_head).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(options.head_timeout))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        count(&local, &error);
+    }
+}
+
+/// hyper has answered with status 400 or 431, or has closed the connection.
+fn count(local: &Local, error: &hyper::Error) {
+    let reason = if error.is_timeout() {
+        Reason::HeadTimeout
+    } else if error.is_parse_too_large() {
+        Reason::HeadTooLarge
+    } else if error.is_parse() {
+        Reason::MalformedHead
+    } else {
+        return;
+    };
+    local.shared.metrics.refused(reason);
+}

@@ -1,0 +1,136 @@
+//! Header fields that the proxy removes and adds.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use podswitch_wire::cidr::Cidr;
+
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes the fields of one connection (RFC 9110 section 7.6.1): those that `Connection` names,
+/// too. `Connection` must not remove fields that the proxy itself sets or depends on.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| *name != header::HOST && *name != header::COOKIE)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    let is_te_trailers = headers.get(header::TE).is_some_and(|te| {
+        te.to_str().is_ok_and(|te| te.split(',').any(|it| it.trim() == "trailers"))
+    });
+    for name in [
+        header::CONNECTION,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        HTTP2_SETTINGS,
+    ] {
+        headers.remove(name);
+    }
+    if is_te_trailers {
+        // gRPC needs it.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The protocol that a request or response upgrades to. `h2c` is refused: the proxy speaks HTTP/2
+/// itself, and requests in a tunnel would pass by its rules.
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_named = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
+    let protocol = headers.get(header::UPGRADE).filter(|_| is_named)?;
+    let text = protocol.to_str().ok()?.trim();
+    let is_h2c = text.split(',').any(|it| it.trim().to_ascii_lowercase().starts_with("h2"));
+    (!is_h2c && !text.is_empty()).then(|| protocol.clone())
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) peer: SocketAddr,
+    pub(super) is_tls: bool,
+    /// Whether the peer's `X-Forwarded-*` are believed.
+    pub(super) is_trusted: bool,
+    pub(super) port: u16,
+}
+
+/// The client: the peer, or the last address in `X-Forwarded-For` that is not a trusted proxy.
+pub(super) fn client(headers: &HeaderMap, origin: &Origin, trusted: &[Cidr]) -> IpAddr {
+    let peer = origin.peer.ip().to_canonical();
+    if !origin.is_trusted {
+        return peer;
+    }
+    let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
+    let mut last = peer;
+    for text in lines.iter().rev().filter_map(|line| line.to_str().ok()) {
+        for address in text.rsplit(',') {
+            let Ok(address) = address.trim().parse::<IpAddr>() else { return last };
+            last = address.to_canonical();
+            if !trusted.iter().any(|range| range.contains(last)) {
+                return last;
+            }
+        }
+    }
+    last
+}
+
+/// Sets `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID`; what an untrusted client sent is replaced.
+pub(super) fn forwarded(
+    headers: &mut HeaderMap,
+    origin: &Origin,
+    client: IpAddr,
+    authority: &str,
+    request_id: &str,
+) {
+    let peer = origin.peer.ip().to_canonical();
+    let chain = match headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
+        Some(chain) if origin.is_trusted => format!("{chain}, {peer}"),
+        _ => peer.to_string(),
+    };
+    headers.remove(header::FORWARDED);
+    let mut set = |name: HeaderName, text: &str, keep: bool| {
+        let is_kept = keep && origin.is_trusted && headers.contains_key(&name);
+        if !is_kept && let Ok(value) = HeaderValue::from_str(text) {
+            headers.insert(name, value);
+        }
+    };
+    let scheme = if origin.is_tls { "https" } else { "http" };
+    set(FORWARDED_FOR, &chain, false);
+    set(REAL_IP, &client.to_string(), false);
+    set(FORWARDED_HOST, authority, true);
+    set(FORWARDED_PORT, &origin.port.to_string(), true);
+    set(FORWARDED_PROTO, scheme, true);
+    set(FORWARDED_SCHEME, scheme, true);
+    set(SCHEME, scheme, true);
+    set(REQUEST_ID, request_id, false);
+}
+
+/// Whether a trusted proxy says that the client spoke TLS.
+pub(super) fn is_forwarded_tls(headers: &HeaderMap, origin: &Origin) -> bool {
+    origin.is_trusted && headers.get(FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+}

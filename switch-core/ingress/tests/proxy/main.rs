@@ -1,0 +1,9 @@
+//! The proxy through real sockets on loopback.
+#![cfg(feature = "proxy")]
+
+mod annotations;
+mod bad_input;
+mod conformance;
+mod lab;
+mod tls;
+mod upgrade;

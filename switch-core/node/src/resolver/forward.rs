@@ -1,0 +1,346 @@
+//! Forwarding to other servers, without sockets: which server is asked when, and who waits for what.
+//!
+//! One query at a time for each question: clients that ask the same wait for the same reply. Everything is bounded: the
+//! queries under way, those who wait, and how many of them one client may have.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::base::iana::Rcode;
+use hashbrown::{HashMap, HashSet};
+use podswitch_core::time::Instant;
+
+use super::cache::Cache;
+use super::message::{Asked, Key, probe, time_to_live};
+use super::upstreams::Upstreams;
+use crate::metrics::ResolverCounters;
+
+/// Most queries under way.
+pub(super) const MAX_FLIGHTS: usize = 512;
+/// Most clients that wait for one reply.
+const MAX_WAITERS: usize = 256;
+/// Most queries of one client that wait.
+const MAX_OF_CLIENT: usize = 128;
+/// How long a server has to reply. A client gives up after 5 s.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Most queries for one question: two rounds of the usual two servers.
+const MAX_TRIES: usize = 4;
+/// For how long a server that did not reply is asked last.
+const REST: Duration = Duration::from_secs(10);
+/// How often `resolv.conf` is read again, and loops are looked for.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Client {
+    /// By the UDP socket of that index.
+    Udp(usize, SocketAddr),
+    /// By a TCP connection.
+    Tcp(u64, IpAddr),
+}
+
+impl Client {
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Udp(_, peer) => peer.ip(),
+            Self::Tcp(_, peer) => peer,
+        }
+    }
+}
+
+/// A client that waits for a reply.
+#[derive(Clone, Debug)]
+pub(super) struct Waiter {
+    pub(super) client: Client,
+    /// Its own question.
+    pub(super) asked: Asked,
+    /// Most bytes of the answer.
+    pub(super) limit: usize,
+    /// Our own answer, if its aliases lead to what is asked for.
+    pub(super) aliases: Option<Vec<u8>>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Send a query, by a new socket.
+    Send { flight: u64, to: SocketAddr, query: Vec<u8>, by_tcp: bool },
+    /// The socket of that query is not needed any more.
+    Close { flight: u64 },
+    /// Send an answer.
+    Answer { client: Client, message: Vec<u8> },
+}
+
+/// A query under way.
+struct Flight {
+    asked: Asked,
+    key: Key,
+    id: u16,
+    servers: Vec<SocketAddr>,
+    tries: usize,
+    by_tcp: bool,
+    until: Instant,
+    waiters: Vec<Waiter>,
+}
+
+/// See the module's description.
+pub(super) struct Forwarder {
+    upstreams: Upstreams,
+    /// The servers of `resolv.conf`.
+    default: Vec<SocketAddr>,
+    /// Addresses at which this resolver is asked itself.
+    own: Vec<SocketAddr>,
+    cache: Cache,
+    flights: HashMap<u64, Flight>,
+    by_key: HashMap<Key, u64>,
+    waiting: HashMap<IpAddr, usize>,
+    next: u64,
+    resting: HashMap<SocketAddr, Instant>,
+    /// Servers that forward to this resolver.
+    looped: HashSet<SocketAddr>,
+    /// Names that no client asks for, by the server that they were sent to.
+    probes: HashMap<Vec<u8>, SocketAddr>,
+    refresh: Instant,
+    counters: Arc<ResolverCounters>,
+    actions: VecDeque<Action>,
+}
+
+/// A number that nobody can predict.
+fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
+impl Forwarder {
+    pub(super) fn new(upstreams: Upstreams, counters: Arc<ResolverCounters>) -> Self {
+        Self {
+            default: upstreams.read_default(),
+            upstreams,
+            own: Vec::new(),
+            cache: Cache::default(),
+            flights: HashMap::new(),
+            by_key: HashMap::new(),
+            waiting: HashMap::new(),
+            next: 0,
+            resting: HashMap::new(),
+            looped: HashSet::new(),
+            probes: HashMap::new(),
+            refresh: Instant::ZERO,
+            counters,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// What is to be done next.
+    pub(super) fn take(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Looks up or forwards what a client asks for.
+    pub(super) fn ask(&mut self, now: Instant, question: Asked, waiter: Waiter) {
+        let name = question.lower();
+        if let Some(server) = self.probes.get(&name) {
+            // Our own query came back: the server forwards to us.
+            if self.looped.insert(*server) {
+                self.counters.loops.add(1);
+            }
+            return self.fail(waiter, Rcode::REFUSED);
+        }
+        let key = question.key();
+        if let Some((reply, age)) = self.cache.get(now, &key) {
+            self.counters.cache_hits.add(1);
+            let message = waiter.asked.answer(&reply, age, waiter.limit, waiter.aliases.as_deref());
+            return self.actions.push_back(Action::Answer { client: waiter.client, message });
+        }
+        self.counters.cache_misses.add(1);
+        let address = waiter.client.address();
+        let of_client = self.waiting.get(&address).copied().unwrap_or(0);
+        if of_client >= MAX_OF_CLIENT {
+            self.counters.refused.add(1);
+            return self.fail(waiter, Rcode::SERVFAIL);
+        }
+        if let Some(flight) = self.by_key.get(&key).and_then(|id| self.flights.get_mut(id)) {
+            if flight.waiters.len() >= MAX_WAITERS {
+                self.counters.refused.add(1);
+                return self.fail(waiter, Rcode::SERVFAIL);
+            }
+            flight.waiters.push(waiter);
+            *self.waiting.entry(address).or_default() += 1;
+            return;
+        }
+        let servers = self.servers(now, &name);
+        if servers.is_empty() || self.flights.len() >= MAX_FLIGHTS {
+            self.counters.refused.add(u64::from(!servers.is_empty()));
+            return self.fail(waiter, Rcode::SERVFAIL);
+        }
+        *self.waiting.entry(address).or_default() += 1;
+        self.begin(now, question, servers, vec![waiter]);
+    }
+
+    /// Begins a query; without waiters it is a probe, which has no key of its own.
+    fn begin(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        servers: Vec<SocketAddr>,
+        waiters: Vec<Waiter>,
+    ) {
+        let (flight, id, key) = (self.next, random() as u16, asked.key());
+        self.next += 1;
+        if !waiters.is_empty() {
+            self.by_key.insert(key.clone(), flight);
+        }
+        let (tries, by_tcp, until) = (0, false, now);
+        let it = Flight { asked, key, id, servers, tries, by_tcp, until, waiters };
+        self.flights.insert(flight, it);
+        self.send(now, flight);
+    }
+
+    /// Servers of a name, those first that are known to reply; in random order, so that load is shared.
+    fn servers(&self, now: Instant, name: &[u8]) -> Vec<SocketAddr> {
+        let all = self.upstreams.of(name, &self.default);
+        let usable = |it: &&SocketAddr| !self.own.contains(it) && !self.looped.contains(*it);
+        let mut servers: Vec<SocketAddr> = all.iter().filter(usable).copied().collect();
+        if !servers.is_empty() {
+            let by = random() as usize % servers.len();
+            servers.rotate_left(by);
+        }
+        servers.sort_by_key(|server| self.resting.get(server).is_some_and(|until| now < *until));
+        servers
+    }
+
+    /// Sends a query to the server whose turn it is.
+    fn send(&mut self, now: Instant, id: u64) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.until = now + PATIENCE;
+        let to = flight.servers[flight.tries % flight.servers.len()];
+        let (query, by_tcp) = (flight.asked.forwarded(flight.id), flight.by_tcp);
+        self.counters.forwarded.add(1);
+        self.actions.push_back(Action::Send { flight: id, to, query, by_tcp });
+    }
+
+    /// A message came to a query's socket.
+    pub(super) fn reply(&mut self, now: Instant, id: u64, reply: &[u8]) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        // What is no answer to this query is from somebody else: the real one may still come.
+        let Some((is_truncated, rcode)) = flight.asked.is_answered_by(flight.id, reply) else {
+            return;
+        };
+        if is_truncated && !flight.by_tcp {
+            flight.by_tcp = true;
+            self.counters.by_tcp.add(1);
+            self.actions.push_back(Action::Close { flight: id });
+            return self.send(now, id);
+        }
+        let is_bad = rcode != Rcode::NOERROR && rcode != Rcode::NXDOMAIN;
+        if is_bad && flight.tries + 1 < flight.servers.len().min(MAX_TRIES) {
+            return self.next_server(now, id);
+        }
+        let server = flight.servers[flight.tries % flight.servers.len()];
+        self.resting.remove(&server);
+        let Some(flight) = self.end(id) else { return };
+        if !flight.waiters.is_empty() {
+            self.cache.keep(now, flight.key, reply, time_to_live(reply));
+        }
+        for Waiter { client, asked, limit, aliases } in flight.waiters {
+            let message = asked.answer(reply, 0, limit, aliases.as_deref());
+            self.actions.push_back(Action::Answer { client, message });
+        }
+    }
+
+    /// A query's socket failed, or its time is up.
+    pub(super) fn failed(&mut self, now: Instant, id: u64) {
+        let Some(flight) = self.flights.get(&id) else { return };
+        let server = flight.servers[flight.tries % flight.servers.len()];
+        self.counters.failed.add(1);
+        if self.resting.len() < MAX_FLIGHTS {
+            self.resting.insert(server, now + REST);
+        }
+        if flight.tries + 1 < MAX_TRIES && !flight.waiters.is_empty() {
+            return self.next_server(now, id);
+        }
+        let Some(flight) = self.end(id) else { return };
+        for waiter in flight.waiters {
+            self.fail(waiter, Rcode::SERVFAIL);
+        }
+    }
+
+    fn next_server(&mut self, now: Instant, id: u64) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.tries += 1;
+            flight.by_tcp = false;
+        }
+        self.actions.push_back(Action::Close { flight: id });
+        self.send(now, id);
+    }
+
+    fn end(&mut self, id: u64) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        if self.by_key.get(&flight.key) == Some(&id) {
+            self.by_key.remove(&flight.key);
+        }
+        for waiter in &flight.waiters {
+            let address = waiter.client.address();
+            if let Some(count) = self.waiting.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    self.waiting.remove(&address);
+                }
+            }
+        }
+        self.actions.push_back(Action::Close { flight: id });
+        Some(flight)
+    }
+
+    fn fail(&mut self, waiter: Waiter, rcode: Rcode) {
+        self.counters.errors.add(1);
+        let message = waiter.asked.failed(rcode);
+        self.actions.push_back(Action::Answer { client: waiter.client, message });
+    }
+
+    /// What is due: queries whose time is up, `resolv.conf`, probes. `own`: where this resolver is asked itself.
+    pub(super) fn tick(&mut self, now: Instant, own: impl FnOnce() -> Vec<SocketAddr>) {
+        let due: Vec<u64> =
+            self.flights.iter().filter(|(_, it)| it.until <= now).map(|(id, _)| *id).collect();
+        due.into_iter().for_each(|id| self.failed(now, id));
+        if now < self.refresh {
+            return;
+        }
+        self.refresh = now + REFRESH;
+        self.own = own();
+        let default = self.upstreams.read_default();
+        if default != self.default {
+            self.default = default;
+            self.looped.clear();
+            self.cache.clear();
+        }
+        self.resting.retain(|_, until| now < *until);
+        self.probes.clear();
+        let stubs = self.upstreams.stubs.iter().flat_map(|stub| &stub.servers);
+        let servers: HashSet<SocketAddr> = stubs.chain(&self.default).copied().collect();
+        for server in servers {
+            if !self.own.contains(&server) && !self.looped.contains(&server) {
+                let asked = probe(random());
+                self.probes.insert(asked.lower(), server);
+                self.begin(now, asked, vec![server], Vec::new());
+            }
+        }
+        self.counters.cached.set(self.cache.len() as u64);
+    }
+
+    /// When [`tick`](Self::tick) is due.
+    pub(super) fn due(&self) -> Instant {
+        self.flights
+            .values()
+            .map(|flight| flight.until)
+            .min()
+            .unwrap_or(self.refresh)
+            .min(self.refresh)
+    }
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! The forwarder in virtual time, with servers that the test plays.
+
+use domain::base::Message;
+use domain::base::iana::Rcode;
+use podswitch_dns::{Name, query};
+
+use super::super::message::{self, Read};
+use super::super::upstreams::Stub;
+use super::*;
+
+const A: &str = "192.0.2.1:53";
+const B: &str = "192.0.2.2:53";
+
+fn forwarder(servers: &[&str]) -> Forwarder {
+    let servers = servers.iter().map(|it| it.parse().unwrap()).collect();
+    let zone = Name::parse(".").unwrap();
+    let upstreams = Upstreams { stubs: vec![Stub { zone, servers }], resolv_conf: None };
+    Forwarder::new(upstreams, Arc::default())
+}
+
+fn asked(name: &str, id: u16) -> Asked {
+    let mut bytes = query(id, &Name::parse(name).unwrap(), 1, Some(1232));
+    // The case as it is written.
+    let mut at = 12;
+    for label in name.split('.') {
+        bytes[at + 1..][..label.len()].copy_from_slice(label.as_bytes());
+        at += 1 + label.len();
+    }
+    match message::read(&bytes) {
+        Read::Query(asked) => asked,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ask(forwarder: &mut Forwarder, now: Instant, name: &str, id: u16, client: u8) {
+    let client = Client::Udp(0, format!("10.1.0.{client}:4000").parse().unwrap());
+    let asked = asked(name, id);
+    let waiter = Waiter { client, asked: asked.clone(), limit: 1232, aliases: None };
+    forwarder.ask(now, asked, waiter);
+}
+
+/// The next query, without probes.
+fn sent(forwarder: &mut Forwarder) -> Option<(u64, SocketAddr, Vec<u8>, bool)> {
+    while let Some(action) = forwarder.take() {
+        if let Action::Send { flight, to, query, by_tcp } = action {
+            return Some((flight, to, query, by_tcp));
+        }
+    }
+    None
+}
+
+fn answers(forwarder: &mut Forwarder) -> Vec<Vec<u8>> {
+    let mut list = Vec::new();
+    while let Some(action) = forwarder.take() {
+        if let Action::Answer { message, .. } = action {
+            list.push(message);
+        }
+    }
+    list
+}
+
+/// A reply with one address.
+fn reply(query: &[u8], ttl: u32, rcode: u8) -> Vec<u8> {
+    let question = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let mut bytes = query[..question].to_vec();
+    bytes[2] |= 0x80;
+    bytes[3] = 0x80 | rcode;
+    bytes[6..12].copy_from_slice(&[0, u8::from(rcode == 0), 0, 0, 0, 0]);
+    if rcode == 0 {
+        bytes.extend([0xc0, 12, 0, 1, 0, 1]);
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend([0, 4, 198, 51, 100, 7]);
+    }
+    bytes
+}
+
+fn rcode(message: &[u8]) -> Rcode {
+    Message::from_octets(message).unwrap().header().rcode()
+}
+
+#[test]
+fn one_query_serves_all_that_ask_the_same_and_is_kept() {
+    let mut forwarder = forwarder(&[A]);
+    let now = Instant::from_secs(100);
+    ask(&mut forwarder, now, "www.example.com", 1, 2);
+    ask(&mut forwarder, now, "WWW.example.com", 2, 3);
+    let (flight, to, query, by_tcp) = sent(&mut forwarder).unwrap();
+    assert_eq!((to, by_tcp), (A.parse().unwrap(), false));
+    assert!(sent(&mut forwarder).is_none());
+    // Another id, and another question, are not the reply.
+    let mut forged = reply(&query, 300, 0);
+    forged[0] ^= 1;
+    forwarder.reply(now, flight, &forged);
+    let mut forged = reply(&query, 300, 0);
+    forged[13] ^= 1;
+    forwarder.reply(now, flight, &forged);
+    assert!(answers(&mut forwarder).is_empty());
+    forwarder.reply(now, flight, &reply(&query, 300, 0));
+    let got = answers(&mut forwarder);
+    assert_eq!(got.iter().map(|it| it[1]).collect::<Vec<_>>(), [1, 2]);
+    // The case of each client's question.
+    assert_eq!((&got[0][13..16], &got[1][13..16]), (&b"www"[..], &b"WWW"[..]));
+    // The time to live is bounded, and goes on.
+    let later = now + Duration::from_secs(20);
+    ask(&mut forwarder, later, "www.example.com", 3, 2);
+    let got = answers(&mut forwarder);
+    assert!(got[0].windows(10).any(|it| it == [0, 0, 0, 10, 0, 4, 198, 51, 100, 7]), "{got:?}");
+    ask(&mut forwarder, now + Duration::from_secs(31), "www.example.com", 4, 2);
+    assert!(sent(&mut forwarder).is_some());
+}
+
+#[test]
+fn another_server_is_asked_if_one_does_not_reply_or_fails() {
+    let mut forwarder = forwarder(&[A, B]);
+    let now = Instant::from_secs(100);
+    ask(&mut forwarder, now, "www.example.com", 1, 2);
+    let (flight, first, _, _) = sent(&mut forwarder).unwrap();
+    forwarder.failed(now, flight);
+    let (again, second, query, _) = sent(&mut forwarder).unwrap();
+    assert_eq!(again, flight);
+    assert_ne!(first, second);
+    forwarder.reply(now, flight, &reply(&query, 1, 0));
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::NOERROR);
+    // The one that failed is asked last for a while.
+    for id in 0..8 {
+        ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
+        assert_eq!(sent(&mut forwarder).unwrap().1, second);
+    }
+    // Nobody replies.
+    ask(&mut forwarder, now, "none.example.com", 9, 2);
+    let (flight, ..) = sent(&mut forwarder).unwrap();
+    for _ in 0..MAX_TRIES {
+        forwarder.failed(now, flight);
+    }
+    assert_eq!(rcode(answers(&mut forwarder).last().unwrap()), Rcode::SERVFAIL);
+}
+
+#[test]
+fn a_truncated_reply_is_asked_for_by_tcp() {
+    let mut forwarder = forwarder(&[A]);
+    let now = Instant::from_secs(100);
+    ask(&mut forwarder, now, "www.example.com", 1, 2);
+    let (flight, _, query, _) = sent(&mut forwarder).unwrap();
+    let mut cut = reply(&query, 300, 0);
+    cut[2] |= 0x02;
+    forwarder.reply(now, flight, &cut);
+    let (_, _, query, by_tcp) = sent(&mut forwarder).unwrap();
+    assert!(by_tcp);
+    forwarder.reply(now, flight, &reply(&query, 300, 0));
+    assert_eq!(answers(&mut forwarder).len(), 1);
+}
+
+#[test]
+fn one_client_leaves_room_to_others() {
+    let mut forwarder = forwarder(&[A]);
+    let now = Instant::from_secs(100);
+    for id in 0..1000 {
+        ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
+    }
+    assert_eq!(forwarder.flights.len(), MAX_OF_CLIENT);
+    assert_eq!(answers(&mut forwarder).len(), 1000 - MAX_OF_CLIENT);
+    ask(&mut forwarder, now, "other.example.com", 1, 3);
+    assert!(sent(&mut forwarder).is_some());
+    // Everything ends in time.
+    for seconds in 0..10 {
+        forwarder.tick(now + Duration::from_secs(seconds), Vec::new);
+    }
+    assert!(forwarder.waiting.is_empty());
+}
+
+#[test]
+fn a_server_that_forwards_to_us_is_asked_no_more() {
+    let mut forwarder = forwarder(&[A]);
+    let now = Instant::from_secs(100);
+    forwarder.tick(now, Vec::new);
+    let (_, _, query, _) = sent(&mut forwarder).unwrap();
+    let Read::Query(asked) = message::read(&query) else { panic!() };
+    let client = Client::Udp(0, "192.0.2.1:4000".parse().unwrap());
+    let waiter = Waiter { client, asked: asked.clone(), limit: 1232, aliases: None };
+    forwarder.ask(now, asked, waiter);
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::REFUSED);
+    ask(&mut forwarder, now, "www.example.com", 1, 2);
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
+    assert_eq!(forwarder.counters.loops.get(), 1);
+}

@@ -1,0 +1,403 @@
+//! The resolver's sockets: one thread that waits for all of them.
+//!
+//! Clients are served by sockets in the resolver's own namespace; other servers are asked by sockets of the node's, each
+//! query by one of its own, whose port the kernel chooses at random.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use podswitch_core::control::Snapshots;
+use podswitch_core::time::{Clock, Instant};
+use podswitch_dns::{MAX_SIZE, MAX_TCP, Outcome, Transport, answer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
+
+use super::forward::{Action, Client, Forwarder, Waiter};
+use super::message::{self, Read};
+use super::stream::Stream;
+use super::upstreams::Upstreams;
+use crate::metrics::ResolverCounters;
+
+/// Most connections of clients, and of one of them.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_OF_CLIENT: usize = 16;
+/// How long a client's connection may be silent (RFC 7766 section 6.2.3: seconds).
+const IDLE: Duration = Duration::from_secs(10);
+/// Most queries of a connection that wait.
+const MAX_PIPELINED: usize = 32;
+/// Datagrams that are read from a socket before the others get their turn.
+const BURST: usize = 64;
+/// The longest wait, so that the end is noticed.
+const MAX_WAIT: Duration = Duration::from_millis(200);
+/// Largest datagram that is read: an answer of a server that disregards what it was told may be longer than that.
+const BUFFER: usize = 4096;
+
+/// The sockets that clients use.
+pub(super) struct Listeners {
+    pub(super) udp: Vec<UdpSocket>,
+    pub(super) tcp: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Opens them at port 53 of these addresses, in the namespace of the calling thread.
+    pub(super) fn open(addresses: &[IpAddr]) -> io::Result<Self> {
+        let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+        for address in addresses {
+            let socket = UdpSocket::bind((*address, 53))?;
+            socket.set_nonblocking(true)?;
+            udp.push(socket);
+            let listener = TcpListener::bind((*address, 53))?;
+            listener.set_nonblocking(true)?;
+            tcp.push(listener);
+        }
+        Ok(Self { udp, tcp })
+    }
+}
+
+/// A client's connection.
+struct Connection {
+    stream: Stream,
+    peer: IpAddr,
+    active: Instant,
+    /// Its queries that wait.
+    waiting: usize,
+}
+
+/// The socket of a query to another server.
+enum Upstream {
+    Udp(UdpSocket),
+    Tcp(Stream),
+}
+
+/// See the module's description.
+pub(super) struct Server {
+    listeners: Listeners,
+    /// The addresses of those.
+    own: Vec<SocketAddr>,
+    snapshots: Snapshots,
+    forwarder: Forwarder,
+    counters: Arc<ResolverCounters>,
+    connections: HashMap<u64, Connection>,
+    next: u64,
+    upstreams: HashMap<u64, Upstream>,
+    clock: Clock,
+    rotation: u32,
+    buffer: Box<[u8]>,
+    out: Box<[u8]>,
+}
+
+impl Server {
+    pub(super) fn new(
+        listeners: Listeners,
+        addresses: &[IpAddr],
+        snapshots: Snapshots,
+        upstreams: Upstreams,
+        counters: Arc<ResolverCounters>,
+    ) -> Self {
+        Self {
+            listeners,
+            own: addresses.iter().map(|address| SocketAddr::new(*address, 53)).collect(),
+            snapshots,
+            forwarder: Forwarder::new(upstreams, counters.clone()),
+            counters,
+            connections: HashMap::new(),
+            next: 0,
+            upstreams: HashMap::new(),
+            clock: Clock::start(),
+            rotation: 0,
+            buffer: vec![0; BUFFER].into(),
+            out: vec![0; MAX_TCP].into(),
+        }
+    }
+
+    /// Serves until `stop`.
+    pub(super) fn run(mut self, stop: &AtomicBool) {
+        while !stop.load(Relaxed) {
+            let Ready { udp, tcp, connections, upstreams } = self.wait();
+            let now = self.clock.now();
+            udp.into_iter().for_each(|at| self.datagrams(now, at));
+            tcp.into_iter().for_each(|at| self.accept(now, at));
+            connections.into_iter().for_each(|id| self.connection(now, id));
+            upstreams.into_iter().for_each(|id| self.upstream(now, id));
+            let (snapshots, own) = (&self.snapshots, &self.own);
+            self.forwarder.tick(now, || {
+                let names = snapshots.names();
+                let frontends = names.iter().flat_map(|names| names.frontends.iter().copied());
+                frontends.chain(own.iter().copied()).collect()
+            });
+            self.act(now);
+            self.connections.retain(|_, it| {
+                let is_busy = it.waiting > 0 || it.stream.has_output();
+                !it.stream.has_ended
+                    && (is_busy || now.since(it.active) < IDLE)
+                    && now.since(it.active) < 3 * IDLE
+            });
+        }
+    }
+
+    /// Waits until a socket is ready or something is due.
+    fn wait(&self) -> Ready {
+        let (input, output) = (PollFlags::IN, PollFlags::OUT);
+        let is_full = self.connections.len() >= MAX_CONNECTIONS;
+        let mut fds = Vec::new();
+        for socket in &self.listeners.udp {
+            fds.push(PollFd::new(socket, input));
+        }
+        for listener in &self.listeners.tcp {
+            fds.push(PollFd::new(listener, if is_full { PollFlags::empty() } else { input }));
+        }
+        let connections: Vec<u64> = self.connections.keys().copied().collect();
+        for id in &connections {
+            let it = &self.connections[id];
+            let mut flags = PollFlags::empty();
+            flags.set(input, it.waiting < MAX_PIPELINED && !it.stream.is_crowded());
+            flags.set(output, it.stream.has_output());
+            fds.push(PollFd::from_borrowed_fd(it.stream.socket.as_fd(), flags));
+        }
+        let upstreams: Vec<u64> = self.upstreams.keys().copied().collect();
+        for id in &upstreams {
+            match &self.upstreams[id] {
+                Upstream::Udp(socket) => fds.push(PollFd::new(socket, input)),
+                Upstream::Tcp(stream) => {
+                    let flags = if stream.has_output() { input | output } else { input };
+                    fds.push(PollFd::from_borrowed_fd(stream.socket.as_fd(), flags));
+                }
+            }
+        }
+        let pause = self.forwarder.due().since(self.clock.now()).min(MAX_WAIT);
+        let pause = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as _ };
+        // Interrupted: nothing is ready.
+        let _ = poll(&mut fds, Some(&pause));
+        let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let (udp, rest) = is_ready.split_at(self.listeners.udp.len());
+        let (tcp, rest) = rest.split_at(self.listeners.tcp.len());
+        let (of_clients, of_servers) = rest.split_at(connections.len());
+        let indexes = |list: &[bool]| (0..list.len()).filter(|at| list[*at]).collect();
+        let ids = |ids: &[u64], list: &[bool]| {
+            ids.iter().zip(list).filter(|(_, ready)| **ready).map(|(id, _)| *id).collect()
+        };
+        Ready {
+            udp: indexes(udp),
+            tcp: indexes(tcp),
+            connections: ids(&connections, of_clients),
+            upstreams: ids(&upstreams, of_servers),
+        }
+    }
+
+    /// Reads clients' datagrams.
+    fn datagrams(&mut self, now: Instant, at: usize) {
+        for _ in 0..BURST {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let received = self.listeners.udp[at].recv_from(&mut buffer);
+            if let Ok((len, peer)) = received {
+                self.query(now, &buffer[..len], Client::Udp(at, peer));
+            }
+            self.buffer = buffer;
+            match received {
+                Ok(_) => {}
+                // An ICMP error about an earlier answer is reported here.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Answers a query from the zone, or has it forwarded.
+    fn query(&mut self, now: Instant, query: &[u8], client: Client) {
+        let (transport, at) = match client {
+            Client::Udp(..) => (Transport::Udp, 0),
+            Client::Tcp(..) => (Transport::Tcp, 1),
+        };
+        self.counters.queries[at].add(1);
+        let asked = match message::read(query) {
+            Read::Query(asked) => asked,
+            // The zone may know better what is wrong with it.
+            Read::Refused(message) => {
+                let of_zone = self.of_zone(query, transport).map(|(message, _)| message);
+                return self.send(now, client, &of_zone.unwrap_or(message));
+            }
+            Read::Ignored => return,
+        };
+        let limit = match client {
+            Client::Udp(..) => asked.udp_limit(),
+            Client::Tcp(..) => MAX_TCP,
+        };
+        let mut of_zone = self.of_zone(query, transport);
+        if of_zone.is_none() {
+            // Compressed, or with other records: again as the engine reads it.
+            of_zone = self.of_zone(&asked.plain(asked.id), transport);
+        }
+        let (question, aliases) = match of_zone {
+            Some((message, false)) => {
+                self.counters.zone.add(1);
+                return self.send(now, client, &message);
+            }
+            Some((message, true)) => match message::last_alias(&message) {
+                Some(name) if asked.qtype != domain::base::iana::Rtype::CNAME => {
+                    (asked.about(name), Some(message))
+                }
+                _ => return self.send(now, client, &message),
+            },
+            None => (asked.clone(), None),
+        };
+        if let Client::Tcp(id, _) = client
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.waiting += 1;
+        }
+        self.forwarder.ask(now, question, Waiter { client, asked, limit, aliases });
+    }
+
+    /// The answer of the zone, and whether its last alias leads elsewhere. `None`: it is for other servers.
+    fn of_zone(&mut self, query: &[u8], transport: Transport) -> Option<(Vec<u8>, bool)> {
+        let names = self.snapshots.names()?;
+        self.rotation = self.rotation.wrapping_add(1);
+        let size = if transport == Transport::Udp { MAX_SIZE } else { MAX_TCP };
+        let out = &mut self.out[..size];
+        match answer(&names.zone, query, transport, self.rotation, out) {
+            Outcome::Answered(it) => Some((out[..it.len].to_vec(), it.is_partial)),
+            Outcome::NotOurs(_) | Outcome::Ignored(_) => None,
+        }
+    }
+
+    /// Sends a client its answer.
+    fn send(&mut self, now: Instant, client: Client, message: &[u8]) {
+        match client {
+            // A client that does not take it asks again.
+            Client::Udp(at, peer) => drop(self.listeners.udp[at].send_to(message, peer)),
+            Client::Tcp(id, _) => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.active = now;
+                    connection.stream.push(message);
+                    connection.stream.flush();
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant, at: usize) {
+        while let Ok((socket, peer)) = self.listeners.tcp[at].accept() {
+            let peer = peer.ip();
+            let of_client = self.connections.values().filter(|it| it.peer == peer).count();
+            let has_room = self.connections.len() < MAX_CONNECTIONS && of_client < MAX_OF_CLIENT;
+            if !has_room || socket.set_nonblocking(true).is_err() {
+                self.counters.connections_refused.add(1);
+                continue;
+            }
+            let connection =
+                Connection { stream: Stream::new(socket), peer, active: now, waiting: 0 };
+            self.connections.insert(self.next, connection);
+            self.next += 1;
+        }
+    }
+
+    /// Reads and writes a client's connection.
+    fn connection(&mut self, now: Instant, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.stream.flush();
+        let may_read = connection.waiting < MAX_PIPELINED && !connection.stream.is_crowded();
+        if !may_read || !connection.stream.fill() {
+            return;
+        }
+        let peer = connection.peer;
+        while let Some(connection) = self.connections.get_mut(&id)
+            && let Some(query) = connection.stream.next()
+        {
+            connection.active = now;
+            self.query(now, &query, Client::Tcp(id, peer));
+        }
+    }
+
+    /// Reads what another server replied.
+    fn upstream(&mut self, now: Instant, id: u64) {
+        let Some(upstream) = self.upstreams.get_mut(&id) else { return };
+        let (mut replies, mut has_failed) = (Vec::new(), false);
+        match upstream {
+            Upstream::Udp(socket) => loop {
+                match socket.recv(&mut self.buffer) {
+                    Ok(len) => replies.push(self.buffer[..len].to_vec()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => {
+                        has_failed = true;
+                        break;
+                    }
+                }
+                if replies.len() >= BURST {
+                    break;
+                }
+            },
+            Upstream::Tcp(stream) => {
+                stream.flush();
+                stream.fill();
+                replies.extend(std::iter::from_fn(|| stream.next()));
+                has_failed = stream.has_ended && replies.is_empty();
+            }
+        }
+        for reply in replies {
+            self.forwarder.reply(now, id, &reply);
+        }
+        if has_failed {
+            self.upstreams.remove(&id);
+            self.forwarder.failed(now, id);
+        }
+    }
+
+    /// Does what the forwarder decided.
+    fn act(&mut self, now: Instant) {
+        while let Some(action) = self.forwarder.take() {
+            match action {
+                Action::Send { flight, to, query, by_tcp } => match open(to, &query, by_tcp) {
+                    Ok(upstream) => drop(self.upstreams.insert(flight, upstream)),
+                    Err(_) => self.forwarder.failed(now, flight),
+                },
+                Action::Close { flight } => drop(self.upstreams.remove(&flight)),
+                Action::Answer { client, message } => {
+                    if let Client::Tcp(id, _) = client
+                        && let Some(connection) = self.connections.get_mut(&id)
+                    {
+                        connection.waiting = connection.waiting.saturating_sub(1);
+                    }
+                    self.send(now, client, &message);
+                }
+            }
+        }
+    }
+}
+
+/// The sockets that are ready.
+struct Ready {
+    udp: Vec<usize>,
+    tcp: Vec<usize>,
+    connections: Vec<u64>,
+    upstreams: Vec<u64>,
+}
+
+/// Sends a query to another server by a new socket, without waiting.
+fn open(to: SocketAddr, query: &[u8], by_tcp: bool) -> io::Result<Upstream> {
+    if !by_tcp {
+        let any: SocketAddr =
+            if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.set_nonblocking(true)?;
+        // Datagrams of others are not received.
+        socket.connect(to)?;
+        socket.send(query)?;
+        return Ok(Upstream::Udp(socket));
+    }
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    match connect(&socket, &to) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut stream = Stream::new(TcpStream::from(socket));
+    stream.push(query);
+    Ok(Upstream::Tcp(stream))
+}

@@ -1,0 +1,100 @@
+//! Messages over TCP: two bytes of length before each (RFC 1035 section 4.2.2).
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+
+/// Bytes of answers that a slow client may leave unread before no more queries of it are read.
+const MAX_OUTPUT: usize = 256 << 10;
+/// Bytes that are read at once, and of queries that wait to be read.
+const READ: usize = 16 << 10;
+
+/// A connection that never blocks.
+pub(super) struct Stream {
+    pub(super) socket: TcpStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// The other end has closed it, or it failed.
+    pub(super) has_ended: bool,
+}
+
+impl Stream {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        // Answers are written whole; without it they would wait for acknowledgements.
+        let _ = socket.set_nodelay(true);
+        Self { socket, input: Vec::new(), output: Vec::new(), has_ended: false }
+    }
+
+    /// Whether something is to be written.
+    pub(super) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether the other end reads too slowly.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.output.len() > MAX_OUTPUT
+    }
+
+    /// Adds a message to what is to be written.
+    pub(super) fn push(&mut self, message: &[u8]) {
+        let Ok(len) = u16::try_from(message.len()) else { return };
+        self.output.extend(len.to_be_bytes());
+        self.output.extend_from_slice(message);
+    }
+
+    /// Writes what the socket takes.
+    pub(super) fn flush(&mut self) {
+        while !self.output.is_empty() {
+            match write_some(&self.socket, &self.output) {
+                Ok(0) => return,
+                Ok(len) => drop(self.output.drain(..len)),
+                Err(_) => {
+                    self.has_ended = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what is there. False: nothing.
+    pub(super) fn fill(&mut self) -> bool {
+        let start = self.input.len();
+        self.input.resize(start + READ, 0);
+        let read = read_some(&self.socket, &mut self.input[start..]);
+        self.has_ended |= read.is_err();
+        let len = read.ok().flatten().unwrap_or(0);
+        self.input.truncate(start + len);
+        len > 0
+    }
+
+    /// The next whole message.
+    pub(super) fn next(&mut self) -> Option<Vec<u8>> {
+        let (len, rest) = self.input.split_first_chunk::<2>()?;
+        let end = usize::from(u16::from_be_bytes(*len));
+        let message = rest.get(..end)?.to_vec();
+        self.input.drain(..2 + end);
+        Some(message)
+    }
+}
+
+/// Writes what a nonblocking socket takes.
+fn write_some(mut socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match socket.write(bytes) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        // Still connecting.
+        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(0),
+        other => other,
+    }
+}
+
+/// Reads what a nonblocking socket has; `None`: nothing now.
+fn read_some(mut socket: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match socket.read(buffer) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(len) => Ok(Some(len)),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+            Ok(None)
+        }
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
+    }
+}
