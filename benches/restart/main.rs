@@ -1,5 +1,6 @@
 //! `restart`: the effect of a restart of the switch on the pods of its node: planned (`run --keep`
-//! gets SIGTERM and is started again), and after `kill -9`.
+//! gets SIGTERM and is started again), after `kill -9`, and by hand-over to another one that starts
+//! beside it (`run --take-over`).
 //!
 //! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, on
 //! a node that is a network namespace with two pods. Everything is removed with this process, the
@@ -99,7 +100,7 @@ fn run(args: &Args) -> Outcome<Table> {
     let mut world = World::new(args.workers)?;
     let mut table = Table::new(args);
     world.start()?;
-    for end in [End::Stop, End::Kill] {
+    for end in [End::HandOver, End::Stop, End::Kill] {
         under_load(args, end, &mut world, &mut table)?;
     }
     if args.restore > 0 {
@@ -119,19 +120,25 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         datagrams.reset();
         thread::sleep(CALM);
         connections.send_all();
-        world.end(end)?;
-        // Both ends send while no switch is running.
-        connections.send_all();
+        if end != End::HandOver {
+            world.end(end)?;
+            // Both ends send while no switch is running.
+            connections.send_all();
+        }
         let began = clock.now();
-        world.start()?;
+        match end {
+            End::HandOver => world.hand_over()?,
+            End::Stop | End::Kill => world.start()?,
+        }
         let started = clock.now().since(began);
         datagrams.wait_until_flowing()?;
         thread::sleep(CALM);
         let (blocked, lost) = datagrams.read();
         let gone = connections.check();
         eprintln!(
-            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}",
-            end.name()
+            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}, {}",
+            end.name(),
+            world.drops()?
         );
         table.add(end, blocked, lost, gone, started);
     }

@@ -30,6 +30,8 @@ pub(crate) enum End {
     Stop,
     /// SIGKILL.
     Kill,
+    /// Another one takes the node over.
+    HandOver,
 }
 
 impl End {
@@ -37,6 +39,7 @@ impl End {
         match self {
             Self::Stop => "planned",
             Self::Kill => "kill -9",
+            Self::HandOver => "hand-over",
         }
     }
 }
@@ -149,12 +152,26 @@ impl World {
         Ok(())
     }
 
+    /// Starts another switch, which takes the node over.
+    pub(crate) fn hand_over(&mut self) -> Outcome<()> {
+        let before = self.switch.take();
+        self.start_with(&["--keep", "--take-over"])?;
+        let status = before.map(|mut switch| switch.child.wait()).transpose()?;
+        match status {
+            Some(status) if !status.success() => {
+                Err(format!("the switch ended with {status}").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the switch, if there is one.
     pub(crate) fn end(&mut self, end: End) -> Outcome<()> {
         let Some(mut switch) = self.switch.take() else { return Ok(()) };
         let signal = match end {
             End::Stop => Signal::TERM,
             End::Kill => Signal::KILL,
+            End::HandOver => return Err("it is handed over by another start".into()),
         };
         kill_process(Pid::from_child(&switch.child), signal)?;
         let status = switch.child.wait()?;
@@ -172,7 +189,14 @@ impl World {
         count(&stats).ok_or_else(|| "no count".into())
     }
 
-    /// Sets the number of connections from now on.
+    /// What the switch itself has dropped, by reason.
+    pub(crate) fn drops(&self) -> Outcome<Value> {
+        let switch = self.switch.as_ref().ok_or("no switch runs")?;
+        while switch.events.try_recv().is_ok() {}
+        Ok(switch.event("stats", |_| true)?["drops"].take())
+    }
+
+    /// Number of connections from now on.
     pub(crate) fn connections_now(&self) -> Outcome<u64> {
         let switch = self.switch.as_ref().ok_or("no switch runs")?;
         while switch.events.try_recv().is_ok() {}

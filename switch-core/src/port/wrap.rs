@@ -81,6 +81,10 @@ where
         self.device.files()
     }
 
+    fn extend_queues(&mut self, extended: bool) {
+        self.device.extend_queues(extended);
+    }
+
     fn leave_in_force(&mut self, stays: bool) {
         self.device.leave_in_force(stays);
     }

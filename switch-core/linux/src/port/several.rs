@@ -68,7 +68,7 @@ impl<P: Port> Port for Several<P> {
 
     fn arm(&mut self) -> bool {
         // All of them, not only until one has frames.
-        self.queues.iter_mut().fold(true, |is_empty, queue| queue.arm() && is_empty)
+        self.queues.iter_mut().filter_map(|queue| (!queue.arm()).then_some(())).count() == 0
     }
 
     fn hold(&mut self) -> bool {

@@ -39,6 +39,10 @@ const TUN_FILE: &str = "/dev/net/tun";
 /// Length of the header in front of each frame.
 const HEADER: usize = HeaderForm::V1.len();
 
+/// Frames that each queue has room for: the kernel's default, and while nobody receives.
+const NORMAL: u32 = 1000;
+const EXTENDED: u32 = 10_000;
+
 /// A burst ends at this many bytes, so that GSO packets are still in the cache when the same worker
 /// sends them.
 const BURST_BYTES: usize = 384 * 1024;
@@ -92,6 +96,8 @@ pub struct TapDevice {
     mac: Mac,
     mtu: u32,
     was_there: bool,
+    /// Frames that its queues have room for.
+    queue_len: u32,
     multi_queue: bool,
     uso: bool,
     /// Reads the number of frames that the kernel dropped. `None`: the kernel does not report it,
@@ -150,6 +156,8 @@ impl TapDevice {
             mac: config.mac.or(link.mac).unwrap_or(Mac::ZERO),
             mtu: config.mtu,
             was_there: before.is_some(),
+            // A run that was killed may have left it so.
+            queue_len: if link.queue_len == EXTENDED { NORMAL } else { link.queue_len },
             multi_queue,
             uso,
             counter: LossCounter::new(netlink, link.index),
@@ -274,6 +282,12 @@ impl Device for TapDevice {
 
     fn info(&self) -> PortInfo {
         self.port_info()
+    }
+
+    fn extend_queues(&mut self, extended: bool) {
+        let frames = if extended { self.queue_len.max(EXTENDED) } else { self.queue_len };
+        // With shorter queues frames may be lost, which is counted.
+        let _ = Netlink::open(&self.ns).and_then(|mut n| n.set_queue_len(self.index, frames));
     }
 
     fn maintain(&mut self) -> Vec<String> {

@@ -24,6 +24,8 @@
 
 mod predecessor;
 mod successor;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::time::Duration;

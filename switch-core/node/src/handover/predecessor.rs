@@ -26,6 +26,13 @@ pub struct Predecessor {
 #[derive(Debug)]
 pub(crate) struct Token(UnixStream);
 
+#[cfg(test)]
+impl From<OwnedFd> for Token {
+    fn from(file: OwnedFd) -> Self {
+        Self(file.into())
+    }
+}
+
 impl Token {
     /// Takes it. From now on this process forwards.
     pub(crate) fn take(mut self) -> Result<(), HandoverError> {
@@ -44,9 +51,17 @@ impl Predecessor {
     /// # Errors
     /// None does.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let channel = Channel::connect(path)?;
+        Self::over(Channel::connect(path)?)
+    }
+
+    pub(super) fn over(channel: Channel) -> io::Result<Self> {
         let peer = channel.peer()?;
         Ok(Self { channel, peer, format: FORMAT })
+    }
+
+    #[cfg(test)]
+    pub(super) fn channel_for_tests(&self) -> &Channel {
+        &self.channel
     }
 
     /// Introduces this process, the switch of `node`, and receives the devices' files.

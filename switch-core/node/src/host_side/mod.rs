@@ -102,9 +102,14 @@ impl HostSide {
         reporter: &Reporter,
         own_namespace: impl FnOnce() -> Result<NetNs, HostError>,
     ) -> Result<Self, NodeError> {
+        // A predecessor's is as long as its pods take, and goes on so.
+        let mtu = match settings.inherited.has_predecessor() {
+            true => present_mtu(settings).unwrap_or(DEFAULT_MTU),
+            false => DEFAULT_MTU,
+        };
         let port_config = HostPortConfig {
             mac: Some(config.node.underlay_mac).filter(|mac| mac.is_unicast()),
-            mtu: u32::from(DEFAULT_MTU),
+            mtu: u32::from(mtu),
             multi_queue: settings.workers > 1,
             node_addresses: present_addresses(settings, config)?,
             gateway: config.node.gateway,
@@ -140,7 +145,7 @@ impl HostSide {
         Ok(Self {
             port,
             replaced: Vec::new(),
-            mtu: DEFAULT_MTU,
+            mtu,
             masquerade,
             replaces_masquerade: false,
             services,
@@ -427,6 +432,13 @@ fn is_global(address: IpAddr) -> bool {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
+}
+
+/// MTU of the node's interface to the switch, if there is one.
+fn present_mtu(settings: &Settings) -> Option<u16> {
+    let mut netlink = Netlink::open(&settings.namespace).ok()?;
+    let link = netlink.find_link(&HostPortConfig::default().name).ok()??;
+    u16::try_from(link.mtu).ok()
 }
 
 /// Those of the node's addresses that its interfaces have: only they can be source addresses.

@@ -195,17 +195,15 @@ impl UdpTunnelDevice {
                 senders
             }
         };
-        let sockets = self.receive_sockets(workers)?;
+        let receivers = self.receive_sockets(workers)?;
         let what = || format!("open the tunnel's UDP sockets in {}", self.ns);
         let flags = epoll::CreateFlags::CLOEXEC;
         let watch = epoll::create(flags).context(what)?;
         let signal = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context(what)?;
         let (data, readable) = (epoll::EventData::new_u64(0), epoll::EventFlags::IN);
         epoll::add(&watch, &signal, data, readable).context(what)?;
-        let mut receivers = Vec::new();
-        for (address, socket, overflow) in sockets {
-            epoll::add(&watch, &socket, data, readable).context(what)?;
-            receivers.push(Receiver { socket, address, slots: rx::FEW_SLOTS, overflow });
+        for receiver in &receivers {
+            epoll::add(&watch, &receiver.socket, data, readable).context(what)?;
         }
         self.open.retain(|(_, socket)| socket.strong_count() > 0);
         let opened = receivers.iter().map(|r| (r.address, Arc::downgrade(&r.socket)));
@@ -235,12 +233,9 @@ impl UdpTunnelDevice {
         })
     }
 
-    /// The sockets that the next port receives from, each with the count of its losses: one for each address. The last
+    /// The sockets that the next port receives from: one for each address. The last
     /// port also has those that are left over from a process with more workers.
-    fn receive_sockets(
-        &mut self,
-        workers: usize,
-    ) -> Result<Vec<(IpAddr, Arc<OwnedFd>, Option<u32>)>, HostError> {
+    fn receive_sockets(&mut self, workers: usize) -> Result<Vec<Receiver>, HostError> {
         self.opened += 1;
         let is_last = self.opened >= workers;
         let mut sockets = Vec::new();
@@ -248,16 +243,16 @@ impl UdpTunnelDevice {
             let mut received = self.received.iter_mut().filter(|(at, _)| *at == address);
             match received.find_map(|(_, socket)| socket.take()) {
                 // What it lost before was counted there.
-                Some(socket) => sockets.push((address, Arc::new(socket), None)),
+                Some(socket) => sockets.push(Receiver::new(address, socket, None)),
                 None => {
                     let socket = self.bind(address, self.config.port, true)?;
-                    sockets.push((address, Arc::new(socket), Some(0)));
+                    sockets.push(Receiver::new(address, socket, Some(0)));
                 }
             }
         }
         for (address, socket) in self.received.iter_mut().filter(|_| is_last) {
             let address = *address;
-            sockets.extend(socket.take().map(|socket| (address, Arc::new(socket), None)));
+            sockets.extend(socket.take().map(|socket| Receiver::new(address, socket, None)));
         }
         Ok(sockets)
     }
@@ -352,6 +347,12 @@ struct Receiver {
     slots: usize,
     /// Datagrams dropped for lack of buffer space, as far as the kernel counts them. `None`: not known yet.
     overflow: Option<u32>,
+}
+
+impl Receiver {
+    fn new(address: IpAddr, socket: OwnedFd, overflow: Option<u32>) -> Self {
+        Self { socket: Arc::new(socket), address, slots: rx::FEW_SLOTS, overflow }
+    }
 }
 
 /// One worker's sockets of a tunnel.
