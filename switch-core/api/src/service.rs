@@ -11,7 +11,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode, Uri};
 use podswitch_node::{
     CaptureError, DroppedFrames, FlowFilter, FlowQuery, FlowView, Node, NodeCaller, PolicyPage,
-    ServicePage, UnknownName,
+    SendError, ServicePage, UnknownName,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
@@ -21,7 +21,7 @@ use crate::drop_log::DropLog;
 use crate::filter::DropFilter;
 use crate::map::Map;
 use crate::routes::{Answer, CaptureFormat, NodeQuestion, Wanted, answer, read, read_connection};
-use crate::trace::send_first_packets;
+use crate::trace::{NotSent, send_first_packets};
 
 /// Maximum number of queries for rates at a time, each of which keeps the counters of all selected connections for its
 /// interval; further ones wait.
@@ -114,7 +114,19 @@ pub(crate) async fn send(uri: &Uri, served: Arc<Served>) -> Response<Body> {
         Err(refused) => return whole(refused),
     };
     let sent = with_node(&served, move |node| send_first_packets(node, &question)).await;
-    whole(sent.unwrap_or_else(|ended| ended))
+    whole(match sent {
+        Ok(Ok(sent)) => Answer::json(&serde_json::json!({ "sent": sent })),
+        Ok(Err(NotSent::Ends(reason))) => Answer::error(StatusCode::NOT_FOUND, &reason),
+        Ok(Err(NotSent::Refused(error))) => {
+            let status = match error {
+                SendError::InUse(_) => StatusCode::CONFLICT,
+                SendError::Host(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            Answer::error(status, &error.to_string())
+        }
+        Err(ended) => ended,
+    })
 }
 
 /// The last drops as one answer, or as lines followed by new ones.

@@ -2,13 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::StatusCode;
-use podswitch_node::{Connection, Node, Outcome, SendError};
+use podswitch_node::{Connection, Node, Outcome, SendError, SentPacket};
 use podswitch_wire::flow_key::proto;
 use serde::Serialize;
-use serde_json::json;
-
-use crate::routes::Answer;
 
 /// A query.
 #[derive(Clone, Debug)]
@@ -102,26 +98,24 @@ pub(crate) fn traces(node: &Node, question: &Question) -> Result<Vec<Trace>, Str
     Ok(traces)
 }
 
+/// Why nothing, or not everything, was sent.
+pub(crate) enum NotSent {
+    /// An end is not known, or they have no family in common.
+    Ends(String),
+    /// The node refuses it.
+    Refused(SendError),
+}
+
 /// Sends the first packet of the connection between the first addresses of each family that both ends have.
-pub(crate) fn send_first_packets(node: &Node, question: &Question) -> Answer {
-    let connections = match question.connections(node) {
-        Ok(connections) => connections,
-        Err(reason) => return Answer::error(StatusCode::NOT_FOUND, &reason),
-    };
-    let mut sent = Vec::new();
-    for is_v4 in [true, false] {
-        let Some(first) = connections.iter().find(|c| c.src.is_ipv4() == is_v4) else { continue };
-        match node.send_first_packet(first) {
-            Ok(packet) => sent.push(packet),
-            Err(error) => {
-                let status = match error {
-                    SendError::InUse(_) => StatusCode::CONFLICT,
-                    SendError::Host(_) => StatusCode::SERVICE_UNAVAILABLE,
-                    _ => StatusCode::BAD_REQUEST,
-                };
-                return Answer::error(status, &error.to_string());
-            }
-        }
-    }
-    Answer::json(&json!({ "sent": sent }))
+///
+/// # Errors
+/// See [`NotSent`].
+pub(crate) fn send_first_packets(
+    node: &Node,
+    question: &Question,
+) -> Result<Vec<SentPacket>, NotSent> {
+    let connections = question.connections(node).map_err(NotSent::Ends)?;
+    let first = |is_v4| connections.iter().find(move |c| c.src.is_ipv4() == is_v4);
+    let firsts = [first(true), first(false)].into_iter().flatten();
+    firsts.map(|first| node.send_first_packet(first).map_err(NotSent::Refused)).collect()
 }

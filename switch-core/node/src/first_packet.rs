@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use etherparse::{IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep, TcpOptionElement};
 use hashbrown::DefaultHashBuilder;
 use podswitch_core::control::ControlPlane;
-use podswitch_linux::{HostError, NetNs, send_frame};
+use podswitch_linux::{HostError, send_frame};
 use podswitch_wire::addr::Mac;
 use podswitch_wire::checksum::sctp_checksum;
 use podswitch_wire::flow_key::{FlowKey, proto};
@@ -161,16 +161,6 @@ fn init(
     let checksum = sctp_checksum(&body)?;
     sctp::Packet::new_checked(&mut body[..]).ok()?.set_checksum(checksum);
     packet.write(bytes, IpNumber::SCTP, &body).ok().map(|()| "SCTP INIT")
-}
-
-/// Where a pod's packets leave it.
-#[derive(Debug)]
-pub(crate) struct Exit {
-    pub(crate) pod: String,
-    pub(crate) namespace: NetNs,
-    pub(crate) index: u32,
-    pub(crate) mac: Mac,
-    pub(crate) mtu: u16,
 }
 
 /// Sends the first packet of `connection` out of the interface of the pod that has its source address.

@@ -120,7 +120,16 @@ pub(crate) fn run(args: &Args, json: bool) -> Done {
     let is_good = match args.send {
         false => traces.iter().all(|trace| trace["verdict"] == "allow"),
         true => {
-            let ways = sent::send(&client, args, sport, &traces)?;
+            let request = sent::Request {
+                from: &args.from,
+                port: args.to.port,
+                sport,
+                uri: args.uri(sport),
+                traces: &traces,
+                also: &args.also,
+                wait: args.wait,
+            };
+            let ways = sent::send(&client, &request)?;
             match json {
                 true => answer["sent"] = Value::Array(ways.iter().map(sent::Way::json).collect()),
                 false => ways.iter().for_each(sent::Way::print),

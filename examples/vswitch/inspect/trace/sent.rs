@@ -1,6 +1,6 @@
 //! The way of a packet that was sent for real: captures of this switch and others while it passes.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use podswitch_api::{Client, ClientError};
 use podswitch_core::time::{Clock, Instant};
 use serde_json::Value;
 
-use super::Args;
 use crate::failure::Failure;
 use crate::inspect::table::text;
 use crate::print;
@@ -27,6 +26,24 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const GRACE: Duration = Duration::from_secs(5);
 /// Ports of which a connection's source is chosen: those that clients use.
 const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+
+/// What is sent, and who follows it.
+pub(super) struct Request<'a> {
+    /// The client, as it was named.
+    pub(super) from: &'a str,
+    /// Port of the server.
+    pub(super) port: u16,
+    /// Port of the client.
+    pub(super) sport: Option<u16>,
+    /// The path that sends it.
+    pub(super) uri: String,
+    /// What happens to it by the state in force.
+    pub(super) traces: &'a [Value],
+    /// Control sockets of further switches.
+    pub(super) also: &'a [PathBuf],
+    /// Seconds.
+    pub(super) wait: u64,
+}
 
 /// A source port that no other packet is likely to have.
 pub(super) fn source_port() -> u16 {
@@ -232,48 +249,50 @@ impl Way {
 }
 
 /// The capture of this switch: everything from or to the source port.
-fn own_capture(args: &Args, sport: Option<u16>, traces: &[Value]) -> String {
-    let protocol = traces.first().map_or(6, |trace| trace["protocol"].as_u64().unwrap_or(6));
+fn own_capture(request: &Request<'_>) -> String {
+    let protocol =
+        request.traces.first().map_or(6, |trace| trace["protocol"].as_u64().unwrap_or(6));
     let is_icmp = matches!(protocol, 1 | 58);
     // Both families' echoes are captured by the pod, which has the identifier nowhere else.
     let mut conditions = match is_icmp {
-        true => vec![("pod", Some(args.from.clone()))],
+        true => vec![("pod", Some(request.from.to_owned()))],
         false => vec![
             ("protocol", Some(protocol.to_string())),
-            ("port", sport.map(|port| port.to_string())),
+            ("port", request.sport.map(|port| port.to_string())),
         ],
     };
-    conditions.extend(limits(args));
+    conditions.extend(limits(request));
     Client::query("/v1/capture", &conditions)
 }
 
 /// The capture of another switch: everything of the server. The client may be translated.
-fn other_capture(args: &Args, traces: &[Value]) -> String {
-    let protocol = traces.first().map_or(6, |trace| trace["protocol"].as_u64().unwrap_or(6));
+fn other_capture(request: &Request<'_>) -> String {
+    let protocol =
+        request.traces.first().map_or(6, |trace| trace["protocol"].as_u64().unwrap_or(6));
     let is_icmp = matches!(protocol, 1 | 58);
     let mut conditions = match is_icmp {
         true => Vec::new(),
         false => vec![("protocol", Some(protocol.to_string()))],
     };
     // Of one family the address is a condition; with both, marks tell the packets from others.
-    if let [trace] = traces {
+    if let [trace] = request.traces {
         let backend = trace["backend"].as_str().and_then(|text| text.parse().ok());
         let backend: Option<std::net::SocketAddr> = backend;
         let host = backend.map_or_else(|| text(&trace["to"]), |backend| backend.ip().to_string());
         conditions.push(("host", Some(host)));
         if !is_icmp {
-            let port = backend.map_or(args.to.port, |backend| backend.port());
+            let port = backend.map_or(request.port, |backend| backend.port());
             conditions.push(("port", Some(port.to_string())));
         }
     }
-    conditions.extend(limits(args));
+    conditions.extend(limits(request));
     Client::query("/v1/capture", &conditions)
 }
 
-fn limits(args: &Args) -> [(&'static str, Option<String>); 4] {
+fn limits(request: &Request<'_>) -> [(&'static str, Option<String>); 4] {
     [
         ("format", Some("json".to_owned())),
-        ("seconds", Some(args.wait.to_string())),
+        ("seconds", Some(request.wait.to_string())),
         ("count", Some(MAX_FRAMES.to_string())),
         ("snaplen", Some(SNAP_LEN.to_string())),
     ]
@@ -307,31 +326,26 @@ fn watch(client: Client, uri: String, watcher: usize, reports: Sender<Report>) {
 ///
 /// # Errors
 /// A switch does not capture, or does not send.
-pub(super) fn send(
-    client: &Client,
-    args: &Args,
-    sport: Option<u16>,
-    traces: &[Value],
-) -> Result<Vec<Way>, Failure> {
+pub(super) fn send(client: &Client, request: &Request<'_>) -> Result<Vec<Way>, Failure> {
     let (sender, reports) = channel();
-    watch(client.clone(), own_capture(args, sport, traces), 0, sender.clone());
-    for (number, path) in args.also.iter().enumerate() {
-        watch(Client::new(path), other_capture(args, traces), number + 1, sender.clone());
+    watch(client.clone(), own_capture(request), 0, sender.clone());
+    for (number, path) in request.also.iter().enumerate() {
+        watch(Client::new(path), other_capture(request), number + 1, sender.clone());
     }
     drop(sender);
-    let nodes = begun(&reports, &args.also)?;
-    let answer: Value = client.post(&args.uri(sport))?;
+    let nodes = begun(&reports, request.also)?;
+    let answer: Value = client.post(&request.uri)?;
     let packets = answer["sent"].as_array().cloned().unwrap_or_default();
-    let has_others = !args.also.is_empty();
+    let has_others = !request.also.is_empty();
     let ways = packets.into_iter().map(|packet| Way { packet, steps: Vec::new(), has_others });
     let mut ways: Vec<Way> = ways.collect();
-    follow(&reports, &nodes, Duration::from_secs(args.wait) + GRACE, &mut ways);
+    follow(&reports, &nodes, Duration::from_secs(request.wait) + GRACE, &mut ways);
     ways.iter_mut().for_each(Way::sort);
     Ok(ways)
 }
 
 /// Waits until all captures have begun; returns their nodes.
-fn begun(reports: &Receiver<Report>, also: &[impl AsRef<Path>]) -> Result<Vec<String>, Failure> {
+fn begun(reports: &Receiver<Report>, also: &[PathBuf]) -> Result<Vec<String>, Failure> {
     let mut nodes: Vec<Option<String>> = vec![None; also.len() + 1];
     let clock = Clock::start();
     while nodes.iter().any(Option::is_none) {
@@ -344,9 +358,8 @@ fn begun(reports: &Receiver<Report>, also: &[impl AsRef<Path>]) -> Result<Vec<St
             }
             Ok(Report::Ended { watcher, result }) => {
                 let whose = watcher.checked_sub(1).and_then(|number| also.get(number));
-                let whose = whose.map_or_else(String::new, |path| {
-                    format!("--also {}: ", path.as_ref().display())
-                });
+                let whose =
+                    whose.map_or_else(String::new, |path| format!("--also {}: ", path.display()));
                 return Err(match result {
                     Ok(()) => Failure::Setup(format!("{whose}the capture ended before it began")),
                     Err(ClientError::Refused(reason)) => Failure::Input(format!("{whose}{reason}")),

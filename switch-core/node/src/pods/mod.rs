@@ -27,12 +27,12 @@ use podswitch_linux::port::af_packet::PacketConfig;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::rule::Workload;
 use podswitch_policy::service::model::HostPort;
+use podswitch_wire::addr::Mac;
 
 use crate::DEFAULT_MTU;
 use crate::attachment::{ExistingInterface, InterfaceKind, PodAttachment};
 use crate::error::PodError;
 use crate::events::{Event, Failure, Reporter};
-use crate::first_packet::Exit;
 use crate::options::Settings;
 use crate::pod_name::PodName;
 use schedule::Upkeep;
@@ -90,6 +90,16 @@ impl Attached {
         self.attachment.is_same_interface(wanted)
             && wanted.netns.open().is_ok_and(|now| now.is_same(&self.namespace))
     }
+}
+
+/// Where a pod's packets leave it.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    pub(crate) pod: String,
+    pub(crate) namespace: NetNs,
+    pub(crate) index: u32,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: u16,
 }
 
 /// See the module's description.
