@@ -58,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod attachment;
+mod boot;
 mod capture;
 mod cluster;
 pub mod cni;

@@ -441,12 +441,12 @@ mod tests {
         let dropped = ("n2", frame("uplink", "received", "dropped: policy_ingress", true));
         let result = |has_others, frames: &[(&str, Value)]| way(has_others, frames).result().name();
         assert_eq!(result(false, &[]), "lost");
-        assert_eq!(result(false, &[received.clone()]), "lost");
+        assert_eq!(result(false, std::slice::from_ref(&received)), "lost");
         let here = [received, left];
         assert_eq!(result(false, &here), "left");
         assert_eq!(result(true, &here), "lost");
         let with = |more: &[(&'static str, Value)]| [&here[..], more].concat();
-        assert_eq!(result(true, &with(&[there.clone()])), "lost");
+        assert_eq!(result(true, &with(std::slice::from_ref(&there))), "lost");
         assert_eq!(result(true, &with(&[there.clone(), delivered.clone()])), "delivered");
         assert_eq!(result(true, &with(&[there, delivered, answer.clone()])), "answered");
         assert_eq!(result(false, &with(&[answer])), "answered");

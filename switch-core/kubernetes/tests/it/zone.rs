@@ -42,7 +42,7 @@ fn any_object(kind: u8, which: u8, version: u8) -> Value {
                 "labels": {"kubernetes.io/service-name": (["web", "db"][usize::from(version % 2)])}},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
             "endpoints": [{"addresses": [format!("10.1.{which}.{version}")], "hostname": "h",
-                "conditions": {"ready": version % 3 != 0}}]}),
+                "conditions": {"ready": !version.is_multiple_of(3)}}]}),
         2 => json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
         _ => {
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"nodeName": "n1"},

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use hashbrown::HashSet;
 use podswitch_linux::{NetNs, Netlink};
 
-use super::clock::{boot_id, since_boot};
 use super::cluster_view::{ClusterView, PodFacts};
 use super::error::CniError;
 use super::heartbeat::{self, Heartbeat};
@@ -29,6 +28,7 @@ use super::server;
 use super::shared::{Busy, CniEvent, Shared, State, lock};
 use super::verbs::problem;
 use crate::attachment::ExistingInterface;
+use crate::boot::{boot_id, since_boot};
 use crate::handle::NodeCaller;
 use crate::pod_name::PodName;
 

@@ -15,7 +15,6 @@
 )]
 
 mod agent;
-mod clock;
 mod cluster_view;
 mod config;
 #[cfg(test)]
@@ -38,7 +37,6 @@ mod verbs;
 mod version;
 
 pub use agent::{Agent, AgentOptions, COOL_DOWN};
-pub(crate) use clock::boot_id;
 pub use cluster_view::{ClusterView, PodFacts, PodListener, ViewError};
 pub use config::{IpamResult, PortMapping};
 pub use directory::PodDirectory;

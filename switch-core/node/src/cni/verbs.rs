@@ -9,7 +9,6 @@ use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_wire::cidr::Cidr;
 use serde_json::Value;
 
-use super::clock::since_boot;
 use super::cluster_view::{PodFacts, ViewError};
 use super::error::CniError;
 use super::ipam::{AddressRange, IpamError, RangeSet};
@@ -22,6 +21,7 @@ use super::result::{self, Attached};
 use super::shared::{CniEvent, Shared, State};
 use super::version::Version;
 use crate::attachment::{ExistingInterface, InterfaceKind};
+use crate::boot::since_boot;
 use crate::node::Node;
 use crate::pod_name::PodName;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use podswitch_linux::handover::{Channel, Inherited, Peer};
 
 use super::{FORMAT, HandoverError, Message, SILENCE, receive, send, unexpected};
-use crate::cni::boot_id;
+use crate::boot::boot_id;
 
 /// A running switch, which hands its node over to this process: [`greet`](Self::greet), then start a node with
 /// [`NodeOptions::take_over`](crate::NodeOptions::take_over), then [`Node::take_over`](crate::Node::take_over),

@@ -13,7 +13,7 @@ use super::{
     CHECK, FORMAT, HandoverError, Message, PREPARATION, SILENCE, receive, send, send_with,
     unexpected,
 };
-use crate::cni::boot_id;
+use crate::boot::boot_id;
 
 /// Longest time for the kernel to end a process.
 const END_OF_PROCESS: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use std::thread;
 use podswitch_core::port::DeviceFiles;
 
 use super::*;
-use crate::cni::boot_id;
+use crate::boot::boot_id;
 
 /// Both ends, after the hello and the files: `count` of two devices.
 fn prepared(count: usize) -> (Successor, Predecessor) {

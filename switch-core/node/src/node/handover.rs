@@ -6,6 +6,7 @@ use podswitch_core::port::DeviceFiles;
 use podswitch_core::time::{Clock, Instant};
 
 use super::Node;
+use super::ownership::Ownership;
 use crate::error::NodeError;
 use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor};
 use crate::host_side::Behind;
@@ -15,19 +16,6 @@ const LOOK: Duration = Duration::from_micros(50);
 
 /// How long after a hand-over the devices' queues keep more frames.
 const DRAINED: Duration = Duration::from_secs(2);
-
-/// Whose the node's devices and kernel are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ownership {
-    /// This process' alone.
-    Own,
-    /// Still the predecessor's: workers leave frames in the devices.
-    Predecessor,
-    /// This process forwards; the node's kernel is still the predecessor's.
-    Forwarding,
-    /// The successor's.
-    Successor,
-}
 
 impl Node {
     /// Goes on in place of the predecessor, whose devices were given to [`Node::start`]. Returns when this process

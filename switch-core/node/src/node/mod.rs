@@ -7,6 +7,7 @@
 mod changes;
 mod counts;
 mod handover;
+mod ownership;
 mod publish;
 mod reconcile;
 mod request;
@@ -46,7 +47,7 @@ use crate::state::{Desired, State, StateChanges};
 use crate::stats::{PortKinds, Stats};
 use crate::totals::Totals;
 use crate::underlay::Underlay;
-use handover::Ownership;
+use ownership::Ownership;
 use request::Published;
 
 /// Timeout for the workers' acknowledgement of a new state.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_core::id::Epoch;
 
-use super::handover::Ownership;
+use super::ownership::Ownership;
 use super::request::Request;
 use super::{Node, POLL_INTERVAL, RECONCILE_INTERVAL};
 use crate::error::NodeError;
