@@ -108,10 +108,11 @@ pub(super) fn forwarded(
     request_id: &str,
 ) {
     let peer = origin.peer.ip().to_canonical();
-    let chain = match headers.get(FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
-        Some(chain) if origin.is_trusted => format!("{chain}, {peer}"),
-        _ => peer.to_string(),
-    };
+    // Several lines are one list (RFC 9110 section 5.3).
+    let earlier = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+    let mut chain: Vec<_> = earlier.filter(|_| origin.is_trusted).map(str::to_owned).collect();
+    chain.push(peer.to_string());
+    let chain = chain.join(", ");
     headers.remove(header::FORWARDED);
     let mut set = |name: HeaderName, text: &str, keep: bool| {
         let is_kept = keep && origin.is_trusted && headers.contains_key(&name);
@@ -133,4 +134,28 @@ pub(super) fn forwarded(
 /// Whether a trusted proxy says that the client spoke TLS.
 pub(super) fn is_forwarded_tls(headers: &HeaderMap, origin: &Origin) -> bool {
     origin.is_trusted && headers.get(FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(is_trusted: bool) -> String {
+        let mut headers = HeaderMap::new();
+        for line in ["192.0.2.1, 192.0.2.2", "192.0.2.3"] {
+            headers.append(FORWARDED_FOR, HeaderValue::from_static(line));
+        }
+        let peer = SocketAddr::from(([10, 0, 0, 1], 4711));
+        let origin = Origin { peer, is_tls: false, is_trusted, port: 80 };
+        forwarded(&mut headers, &origin, peer.ip(), "a.test", "1");
+        let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
+        assert_eq!(lines.len(), 1);
+        lines[0].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn all_lines_of_a_trusted_proxy_are_passed_on() {
+        assert_eq!(chain(true), "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.1");
+        assert_eq!(chain(false), "10.0.0.1");
+    }
 }
