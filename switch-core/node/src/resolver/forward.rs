@@ -15,11 +15,15 @@ use podswitch_core::time::Instant;
 
 use super::cache::Cache;
 use super::message::{Asked, Key, probe, time_to_live};
-use super::upstreams::Upstreams;
+use super::upstreams::{ROOT, Upstreams};
 use crate::metrics::ResolverCounters;
 
 /// Most queries under way.
 pub(super) const MAX_FLIGHTS: usize = 512;
+/// Most of them before only clients that began none may begin one.
+const MAX_SHARED: usize = MAX_FLIGHTS - MAX_FLIGHTS / 4;
+/// Most queries under way that one client began.
+const MAX_BEGUN: usize = 32;
 /// Most clients that wait for one reply.
 const MAX_WAITERS: usize = 256;
 /// Most queries of one client that wait.
@@ -32,6 +36,8 @@ const MAX_TRIES: usize = 4;
 const REST: Duration = Duration::from_secs(10);
 /// How often `resolv.conf` is read again, and loops are looked for.
 const REFRESH: Duration = Duration::from_secs(10);
+/// For how long a server that forwards to this resolver is not asked, before it is probed again.
+const LOOPED: Duration = Duration::from_secs(300);
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,7 +90,12 @@ struct Flight {
     by_tcp: bool,
     until: Instant,
     waiters: Vec<Waiter>,
+    /// The client that began it; `None`: a probe.
+    begun_by: Option<IpAddr>,
 }
+
+/// A zone in wire form and lower case, and one of its servers.
+type Server = (Vec<u8>, SocketAddr);
 
 /// See the module's description.
 pub(super) struct Forwarder {
@@ -96,13 +107,16 @@ pub(super) struct Forwarder {
     cache: Cache,
     flights: HashMap<u64, Flight>,
     by_key: HashMap<Key, u64>,
+    /// Queries of each client that wait.
     waiting: HashMap<IpAddr, usize>,
+    /// Queries under way that each client began.
+    begun: HashMap<IpAddr, usize>,
     next: u64,
     resting: HashMap<SocketAddr, Instant>,
-    /// Servers that forward to this resolver.
-    looped: HashSet<SocketAddr>,
-    /// Names that no client asks for, by the server that they were sent to.
-    probes: HashMap<Vec<u8>, SocketAddr>,
+    /// Servers that forward a zone to this resolver, until when they are not asked for it.
+    looped: HashMap<Server, Instant>,
+    /// Names that no client asks for, with the server that they were sent to.
+    probes: HashMap<Vec<u8>, Server>,
     refresh: Instant,
     counters: Arc<ResolverCounters>,
     actions: VecDeque<Action>,
@@ -111,6 +125,16 @@ pub(super) struct Forwarder {
 /// A number that nobody can predict.
 fn random() -> u64 {
     RandomState::new().hash_one(0_u8)
+}
+
+/// Counts one less of a client.
+fn decrease(counts: &mut HashMap<IpAddr, usize>, client: IpAddr) {
+    if let Some(count) = counts.get_mut(&client) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&client);
+        }
+    }
 }
 
 impl Forwarder {
@@ -123,9 +147,10 @@ impl Forwarder {
             flights: HashMap::new(),
             by_key: HashMap::new(),
             waiting: HashMap::new(),
+            begun: HashMap::new(),
             next: 0,
             resting: HashMap::new(),
-            looped: HashSet::new(),
+            looped: HashMap::new(),
             probes: HashMap::new(),
             refresh: Instant::ZERO,
             counters,
@@ -143,7 +168,7 @@ impl Forwarder {
         let name = question.lower();
         if let Some(server) = self.probes.get(&name) {
             // Our own query came back: the server forwards to us.
-            if self.looped.insert(*server) {
+            if self.looped.insert(server.clone(), now + LOOPED).is_none() {
                 self.counters.loops.add(1);
             }
             return self.fail(waiter, Rcode::REFUSED);
@@ -171,12 +196,23 @@ impl Forwarder {
             return;
         }
         let servers = self.servers(now, &name);
-        if servers.is_empty() || self.flights.len() >= MAX_FLIGHTS {
+        if servers.is_empty() || !self.may_begin(address) {
             self.counters.refused.add(u64::from(!servers.is_empty()));
             return self.fail(waiter, Rcode::SERVFAIL);
         }
         *self.waiting.entry(address).or_default() += 1;
+        *self.begun.entry(address).or_default() += 1;
         self.begin(now, question, servers, vec![waiter]);
+    }
+
+    /// Whether a client may begin one more query.
+    fn may_begin(&self, client: IpAddr) -> bool {
+        let most = match self.begun.get(&client) {
+            None => MAX_FLIGHTS,
+            Some(&count) if count < MAX_BEGUN => MAX_SHARED,
+            Some(_) => 0,
+        };
+        self.flights.len() < most
     }
 
     /// Begins a query; without waiters it is a probe, which has no key of its own.
@@ -193,15 +229,19 @@ impl Forwarder {
             self.by_key.insert(key.clone(), flight);
         }
         let (tries, by_tcp, until) = (0, false, now);
-        let it = Flight { asked, key, id, servers, tries, by_tcp, until, waiters };
+        let begun_by = waiters.first().map(|waiter| waiter.client.address());
+        let it = Flight { asked, key, id, servers, tries, by_tcp, until, waiters, begun_by };
         self.flights.insert(flight, it);
         self.send(now, flight);
     }
 
     /// Servers of a name, those first that are known to reply; in random order, so that load is shared.
     fn servers(&self, now: Instant, name: &[u8]) -> Vec<SocketAddr> {
-        let all = self.upstreams.of(name, &self.default);
-        let usable = |it: &&SocketAddr| !self.own.contains(it) && !self.looped.contains(*it);
+        let (zone, all) = self.upstreams.of(name, &self.default);
+        let zone = zone.to_ascii_lowercase();
+        let usable = |it: &&SocketAddr| {
+            !self.own.contains(it) && !self.looped.contains_key(&(zone.clone(), **it))
+        };
         let mut servers: Vec<SocketAddr> = all.iter().filter(usable).copied().collect();
         if !servers.is_empty() {
             let by = random() as usize % servers.len();
@@ -282,13 +322,10 @@ impl Forwarder {
             self.by_key.remove(&flight.key);
         }
         for waiter in &flight.waiters {
-            let address = waiter.client.address();
-            if let Some(count) = self.waiting.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    self.waiting.remove(&address);
-                }
-            }
+            decrease(&mut self.waiting, waiter.client.address());
+        }
+        if let Some(client) = flight.begun_by {
+            decrease(&mut self.begun, client);
         }
         self.actions.push_back(Action::Close { flight: id });
         Some(flight)
@@ -317,13 +354,23 @@ impl Forwarder {
             self.cache.clear();
         }
         self.resting.retain(|_, until| now < *until);
+        self.looped.retain(|_, until| now < *until);
         self.probes.clear();
-        let stubs = self.upstreams.stubs.iter().flat_map(|stub| &stub.servers);
-        let servers: HashSet<SocketAddr> = stubs.chain(&self.default).copied().collect();
-        for server in servers {
-            if !self.own.contains(&server) && !self.looped.contains(&server) {
-                let asked = probe(random());
-                self.probes.insert(asked.lower(), server);
+        let mut servers: HashSet<Server> =
+            self.default.iter().map(|server| (ROOT.to_vec(), *server)).collect();
+        for stub in &self.upstreams.stubs {
+            let zone = stub.zone.wire().to_ascii_lowercase();
+            servers.extend(stub.servers.iter().map(|server| (zone.clone(), *server)));
+        }
+        // A name within the zone: a server may well forward other names back, which it is not asked for.
+        for (zone, server) in servers {
+            let is_asked = !self.own.contains(&server);
+            let at = (zone, server);
+            if is_asked
+                && !self.looped.contains_key(&at)
+                && let Some(asked) = probe(random(), &at.0)
+            {
+                self.probes.insert(asked.lower(), at);
                 self.begin(now, asked, vec![server], Vec::new());
             }
         }

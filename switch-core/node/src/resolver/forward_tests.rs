@@ -157,29 +157,88 @@ fn one_client_leaves_room_to_others() {
     for id in 0..1000 {
         ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
     }
-    assert_eq!(forwarder.flights.len(), MAX_OF_CLIENT);
-    assert_eq!(answers(&mut forwarder).len(), 1000 - MAX_OF_CLIENT);
-    ask(&mut forwarder, now, "other.example.com", 1, 3);
-    assert!(sent(&mut forwarder).is_some());
+    assert_eq!(forwarder.flights.len(), MAX_BEGUN);
+    assert_eq!(answers(&mut forwarder).len(), 1000 - MAX_BEGUN);
+    // It may wait for what others began.
+    for id in 0..MAX_BEGUN as u16 {
+        ask(&mut forwarder, now, &format!("{id}.example.net"), id, 3);
+    }
+    for id in 0..1000 {
+        ask(&mut forwarder, now, &format!("{}.example.net", id % 32), id, 2);
+    }
+    assert_eq!(forwarder.flights.len(), 2 * MAX_BEGUN);
+    assert_eq!(answers(&mut forwarder).len(), 1000 - (MAX_OF_CLIENT - MAX_BEGUN));
+    // Many clients leave room to those that have none.
+    for client in 4..200 {
+        for id in 0..40 {
+            ask(&mut forwarder, now, &format!("{client}-{id}.example.com"), id, client);
+        }
+        assert!(sent(&mut forwarder).is_some());
+        assert!(answers(&mut forwarder).len() >= 40 - MAX_BEGUN);
+        if forwarder.flights.len() >= MAX_SHARED + 100 {
+            break;
+        }
+    }
+    assert_eq!(forwarder.flights.len(), MAX_SHARED + 100);
     // Everything ends in time.
     for seconds in 0..10 {
         forwarder.tick(now + Duration::from_secs(seconds), Vec::new);
     }
-    assert!(forwarder.waiting.is_empty());
+    assert!(forwarder.waiting.is_empty() && forwarder.begun.is_empty());
+}
+
+/// What a server does that sends a query back to us.
+fn send_back(forwarder: &mut Forwarder, now: Instant, query: &[u8]) {
+    let Read::Query(asked) = message::read(query) else { panic!() };
+    let client = Client::Udp(0, "192.0.2.1:4000".parse().unwrap());
+    let waiter = Waiter { client, asked: asked.clone(), limit: 1232, aliases: None };
+    forwarder.ask(now, asked, waiter);
 }
 
 #[test]
-fn a_server_that_forwards_to_us_is_asked_no_more() {
+fn a_server_that_forwards_to_us_is_asked_no_more_for_a_while() {
     let mut forwarder = forwarder(&[A]);
     let now = Instant::from_secs(100);
     forwarder.tick(now, Vec::new);
     let (_, _, query, _) = sent(&mut forwarder).unwrap();
-    let Read::Query(asked) = message::read(&query) else { panic!() };
-    let client = Client::Udp(0, "192.0.2.1:4000".parse().unwrap());
-    let waiter = Waiter { client, asked: asked.clone(), limit: 1232, aliases: None };
-    forwarder.ask(now, asked, waiter);
+    send_back(&mut forwarder, now, &query);
     assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::REFUSED);
     ask(&mut forwarder, now, "www.example.com", 1, 2);
     assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
     assert_eq!(forwarder.counters.loops.get(), 1);
+    // Not before its time; then it is probed, and asked.
+    forwarder.tick(now + LOOPED - Duration::from_secs(1), Vec::new);
+    assert!(sent(&mut forwarder).is_none());
+    let later = now + LOOPED + REFRESH;
+    forwarder.tick(later, Vec::new);
+    assert!(sent(&mut forwarder).is_some());
+    ask(&mut forwarder, later, "www.example.com", 1, 2);
+    assert!(sent(&mut forwarder).is_some());
+}
+
+#[test]
+fn a_loop_is_of_one_zone() {
+    let stub = |zone: &str, server: &str| Stub {
+        zone: Name::parse(zone).unwrap(),
+        servers: vec![server.parse().unwrap()],
+    };
+    let long = [["a"; 60].join("."), ["b"; 60].join(".")].join(".");
+    let stubs = vec![stub(".", A), stub("Corp.example", B), stub("lab.example", B), stub(&long, B)];
+    let upstreams = Upstreams { stubs, resolv_conf: None };
+    let mut forwarder = Forwarder::new(upstreams, Arc::default());
+    let now = Instant::from_secs(100);
+    forwarder.tick(now, Vec::new);
+    let probes: Vec<_> = std::iter::from_fn(|| sent(&mut forwarder)).collect();
+    // No name fits below the long one.
+    assert_eq!(probes.len(), 3);
+    let is_in = |query: &[u8], zone: &[u8]| query.windows(zone.len()).any(|it| it == zone);
+    let (_, to, query, _) =
+        probes.iter().find(|probe| is_in(&probe.2, b"\x04corp\x07example\0")).unwrap();
+    assert_eq!(*to, B.parse().unwrap());
+    send_back(&mut forwarder, now, query);
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::REFUSED);
+    ask(&mut forwarder, now, "www.corp.example", 1, 2);
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
+    ask(&mut forwarder, now, "www.lab.example", 2, 2);
+    assert_eq!(sent(&mut forwarder).unwrap().1, B.parse().unwrap());
 }

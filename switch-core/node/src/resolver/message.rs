@@ -329,15 +329,17 @@ pub(super) fn last_alias(answer: &[u8]) -> Option<OwnName> {
     targets.last()
 }
 
-/// Names of this resolver's own, to detect loops: random, and of no other zone.
-pub(super) fn probe(number: u64) -> Asked {
-    let mut wire = vec![29];
-    wire.extend(format!("podswitch-loop-{number:014x}").as_bytes()[..29].iter());
-    wire.push(0);
-    let name = Name::from_octets(wire).unwrap_or_else(|_| Name::root_vec());
+/// Names of this resolver's own, to detect loops: random, and within a zone in wire form. `None`: the zone's name is too
+/// long for it.
+pub(super) fn probe(number: u64, zone: &[u8]) -> Option<Asked> {
+    let label = format!("podswitch-loop-{:014x}", number >> 8);
+    let mut wire = vec![label.len() as u8];
+    wire.extend_from_slice(label.as_bytes());
+    wire.extend_from_slice(zone);
+    let name = Name::from_octets(wire).ok()?;
     let (qtype, class) = (Rtype::HINFO, Class::IN);
     let (recursion, checking_disabled, edns) = (true, false, None);
-    Asked { id: 0, name, qtype, class, recursion, checking_disabled, edns }
+    Some(Asked { id: 0, name, qtype, class, recursion, checking_disabled, edns })
 }
 
 #[cfg(test)]

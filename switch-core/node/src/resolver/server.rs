@@ -68,6 +68,18 @@ struct Connection {
     waiting: usize,
 }
 
+impl Connection {
+    /// Whether more of its queries may be answered.
+    fn has_room(&self) -> bool {
+        self.waiting < MAX_PIPELINED && !self.stream.is_crowded() && !self.stream.has_ended
+    }
+
+    /// Whether a query that has been read already may be answered.
+    fn is_ready(&self) -> bool {
+        self.has_room() && self.stream.has_message()
+    }
+}
+
 /// The socket of a query to another server.
 enum Upstream {
     Udp(UdpSocket),
@@ -118,26 +130,35 @@ impl Server {
     /// Serves until `stop`.
     pub(super) fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Relaxed) {
-            let Ready { udp, tcp, connections, upstreams } = self.wait();
-            let now = self.clock.now();
-            udp.into_iter().for_each(|at| self.datagrams(now, at));
-            tcp.into_iter().for_each(|at| self.accept(now, at));
-            connections.into_iter().for_each(|id| self.connection(now, id));
-            upstreams.into_iter().for_each(|id| self.upstream(now, id));
-            let (snapshots, own) = (&self.snapshots, &self.own);
-            self.forwarder.tick(now, || {
-                let names = snapshots.names();
-                let frontends = names.iter().flat_map(|names| names.frontends.iter().copied());
-                frontends.chain(own.iter().copied()).collect()
-            });
-            self.act(now);
-            self.connections.retain(|_, it| {
-                let is_busy = it.waiting > 0 || it.stream.has_output();
-                !it.stream.has_ended
-                    && (is_busy || now.since(it.active) < IDLE)
-                    && now.since(it.active) < 3 * IDLE
-            });
+            self.turn();
         }
+    }
+
+    /// Waits once, and does what there is to do.
+    fn turn(&mut self) {
+        let Ready { udp, tcp, connections, broken, upstreams } = self.wait();
+        let now = self.clock.now();
+        for id in broken {
+            // Nobody reads the answers that wait.
+            self.connections.remove(&id);
+        }
+        udp.into_iter().for_each(|at| self.datagrams(now, at));
+        tcp.into_iter().for_each(|at| self.accept(now, at));
+        connections.into_iter().for_each(|id| self.connection(now, id));
+        upstreams.into_iter().for_each(|id| self.upstream(now, id));
+        let (snapshots, own) = (&self.snapshots, &self.own);
+        self.forwarder.tick(now, || {
+            let names = snapshots.names();
+            let frontends = names.iter().flat_map(|names| names.frontends.iter().copied());
+            frontends.chain(own.iter().copied()).collect()
+        });
+        self.act(now);
+        self.connections.retain(|_, it| {
+            let is_busy = it.waiting > 0 || it.stream.has_output();
+            !it.stream.has_ended
+                && (is_busy || now.since(it.active) < IDLE)
+                && now.since(it.active) < 3 * IDLE
+        });
     }
 
     /// Waits until a socket is ready or something is due.
@@ -155,7 +176,7 @@ impl Server {
         for id in &connections {
             let it = &self.connections[id];
             let mut flags = PollFlags::empty();
-            flags.set(input, it.waiting < MAX_PIPELINED && !it.stream.is_crowded());
+            flags.set(input, it.has_room() && !it.stream.has_message());
             flags.set(output, it.stream.has_output());
             fds.push(PollFd::from_borrowed_fd(it.stream.socket.as_fd(), flags));
         }
@@ -169,24 +190,39 @@ impl Server {
                 }
             }
         }
-        let pause = self.forwarder.due().since(self.clock.now()).min(MAX_WAIT);
+        let is_left = self.connections.values().any(Connection::is_ready);
+        let pause = match is_left {
+            true => Duration::ZERO,
+            false => self.forwarder.due().since(self.clock.now()).min(MAX_WAIT),
+        };
         let pause = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as _ };
         // Interrupted: nothing is ready.
         let _ = poll(&mut fds, Some(&pause));
-        let is_ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        let (udp, rest) = is_ready.split_at(self.listeners.udp.len());
+        let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let (udp, rest) = events.split_at(self.listeners.udp.len());
         let (tcp, rest) = rest.split_at(self.listeners.tcp.len());
         let (of_clients, of_servers) = rest.split_at(connections.len());
-        let indexes = |list: &[bool]| (0..list.len()).filter(|at| list[*at]).collect();
-        let ids = |ids: &[u64], list: &[bool]| {
-            ids.iter().zip(list).filter(|(_, ready)| **ready).map(|(id, _)| *id).collect()
-        };
-        Ready {
+        let indexes =
+            |list: &[PollFlags]| (0..list.len()).filter(|at| !list[*at].is_empty()).collect();
+        let mut ready = Ready {
             udp: indexes(udp),
             tcp: indexes(tcp),
-            connections: ids(&connections, of_clients),
-            upstreams: ids(&upstreams, of_servers),
+            connections: Vec::new(),
+            broken: Vec::new(),
+            upstreams: Vec::new(),
+        };
+        for (id, events) in connections.into_iter().zip(of_clients) {
+            // These are reported whether they are waited for or not.
+            if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+                ready.broken.push(id);
+            } else if !events.is_empty() || self.connections[&id].is_ready() {
+                ready.connections.push(id);
+            }
         }
+        let of_servers = upstreams.into_iter().zip(of_servers);
+        ready.upstreams =
+            of_servers.filter(|(_, events)| !events.is_empty()).map(|(id, _)| id).collect();
+        ready
     }
 
     /// Reads clients' datagrams.
@@ -300,16 +336,19 @@ impl Server {
     fn connection(&mut self, now: Instant, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.stream.flush();
-        let may_read = connection.waiting < MAX_PIPELINED && !connection.stream.is_crowded();
-        if !may_read || !connection.stream.fill() {
-            return;
+        if connection.has_room() && !connection.stream.has_message() {
+            connection.stream.fill();
         }
         let peer = connection.peer;
+        // A client that reads nothing is answered until its connection is crowded. The rest of its queries waits.
         while let Some(connection) = self.connections.get_mut(&id)
+            && connection.has_room()
             && let Some(query) = connection.stream.next()
         {
             connection.active = now;
             self.query(now, &query, Client::Tcp(id, peer));
+            // Answers that were kept are there at once.
+            self.act(now);
         }
     }
 
@@ -375,6 +414,8 @@ struct Ready {
     udp: Vec<usize>,
     tcp: Vec<usize>,
     connections: Vec<u64>,
+    /// Connections that failed.
+    broken: Vec<u64>,
     upstreams: Vec<u64>,
 }
 
@@ -401,3 +442,7 @@ fn open(to: SocketAddr, query: &[u8], by_tcp: bool) -> io::Result<Upstream> {
     stream.push(query);
     Ok(Upstream::Tcp(stream))
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -4,7 +4,11 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 
 /// Bytes of answers that a slow client may leave unread before no more queries of it are read.
-const MAX_OUTPUT: usize = 256 << 10;
+pub(super) const MAX_OUTPUT: usize = 256 << 10;
+/// Most bytes of answers for a client that does not read them: beyond, its connection ends.
+pub(super) const MAX_QUEUED: usize = 1 << 20;
+/// Room that is kept when all is written.
+const KEPT: usize = 4 << 10;
 /// Bytes that are read at once, and of queries that wait to be read.
 const READ: usize = 16 << 10;
 
@@ -34,9 +38,13 @@ impl Stream {
         self.output.len() > MAX_OUTPUT
     }
 
-    /// Adds a message to what is to be written.
+    /// Adds a message to what is to be written. Ends a connection for which too much waits.
     pub(super) fn push(&mut self, message: &[u8]) {
         let Ok(len) = u16::try_from(message.len()) else { return };
+        if self.output.len() + 2 + message.len() > MAX_QUEUED {
+            self.has_ended = true;
+            return;
+        }
         self.output.extend(len.to_be_bytes());
         self.output.extend_from_slice(message);
     }
@@ -53,26 +61,40 @@ impl Stream {
                 }
             }
         }
+        self.output.shrink_to(KEPT);
     }
 
-    /// Reads what is there. False: nothing.
-    pub(super) fn fill(&mut self) -> bool {
+    /// Reads what is there.
+    pub(super) fn fill(&mut self) {
         let start = self.input.len();
         self.input.resize(start + READ, 0);
         let read = read_some(&self.socket, &mut self.input[start..]);
         self.has_ended |= read.is_err();
         let len = read.ok().flatten().unwrap_or(0);
         self.input.truncate(start + len);
-        len > 0
+    }
+
+    /// Whether a whole message has been read that [`next`](Self::next) has not returned.
+    pub(super) fn has_message(&self) -> bool {
+        self.first().is_some()
     }
 
     /// The next whole message.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
-        let (len, rest) = self.input.split_first_chunk::<2>()?;
-        let end = usize::from(u16::from_be_bytes(*len));
-        let message = rest.get(..end)?.to_vec();
-        self.input.drain(..2 + end);
+        let message = self.first()?.to_vec();
+        self.input.drain(..2 + message.len());
         Some(message)
+    }
+
+    fn first(&self) -> Option<&[u8]> {
+        let (len, rest) = self.input.split_first_chunk::<2>()?;
+        rest.get(..usize::from(u16::from_be_bytes(*len)))
+    }
+
+    /// Bytes that wait to be written.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.output.len()
     }
 }
 

@@ -11,6 +11,8 @@ use podswitch_dns::Name;
 const PORT: u16 = 53;
 /// Most servers of a zone.
 const MAX_SERVERS: usize = 15;
+/// The root in wire form.
+pub(super) const ROOT: &[u8] = &[0];
 
 /// A zone and its servers.
 #[derive(Clone, Debug)]
@@ -102,10 +104,16 @@ impl Upstreams {
         Ok(())
     }
 
-    /// The servers of a name in wire form and lower case; `default` are those of `resolv.conf`.
-    pub(super) fn of<'u>(&'u self, name: &[u8], default: &'u [SocketAddr]) -> &'u [SocketAddr] {
+    /// The zone of a name, and its servers; both names in wire form, the given one in lower case. `default` are the servers
+    /// of `resolv.conf`.
+    pub(super) fn of<'u>(
+        &'u self,
+        name: &[u8],
+        default: &'u [SocketAddr],
+    ) -> (&'u [u8], &'u [SocketAddr]) {
         let zones = self.stubs.iter().filter(|stub| is_within(name, stub.zone.wire()));
-        zones.max_by_key(|stub| stub.zone.wire().len()).map_or(default, |stub| &stub.servers)
+        let longest = zones.max_by_key(|stub| stub.zone.wire().len());
+        longest.map_or((ROOT, default), |stub| (stub.zone.wire(), &stub.servers))
     }
 
     /// The servers that `resolv.conf` names now.
@@ -184,7 +192,7 @@ corp.example:53 lab.example {
         upstreams.add_corefile(text).unwrap();
         let of = |name: &str| {
             let wire = Name::parse(name).unwrap();
-            let list = upstreams.of(&wire.wire().to_ascii_lowercase(), &[]);
+            let (_, list) = upstreams.of(&wire.wire().to_ascii_lowercase(), &[]);
             list.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(of("example.com"), ["192.0.2.53:53", "[2001:db8::53]:5353"]);

@@ -1,0 +1,139 @@
+//! Clients' connections, with real sockets of the loopback interface.
+
+use std::io::{Read as _, Write as _};
+
+use podswitch_core::control::ControlPlane;
+use podswitch_dns::{Name, query};
+
+use super::super::stream::MAX_OUTPUT;
+use super::super::upstreams::Stub;
+use super::*;
+
+/// A server with one connection, and the client's end of it. Its only upstream is one where nobody replies.
+fn server() -> (Server, TcpStream, UdpSocket) {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let servers = vec![silent.local_addr().unwrap()];
+    let upstreams = Upstreams {
+        stubs: vec![Stub { zone: Name::parse(".").unwrap(), servers }],
+        resolv_conf: None,
+    };
+    let listeners =
+        Listeners { udp: Vec::new(), tcp: vec![TcpListener::bind("127.0.0.1:0").unwrap()] };
+    listeners.tcp[0].set_nonblocking(true).unwrap();
+    let client = TcpStream::connect(listeners.tcp[0].local_addr().unwrap()).unwrap();
+    let snapshots = ControlPlane::new(Default::default()).snapshots();
+    let mut server = Server::new(listeners, &[], snapshots, upstreams, Arc::default());
+    while server.connections.is_empty() {
+        server.turn();
+    }
+    (server, client, silent)
+}
+
+fn framed(name: &str) -> Vec<u8> {
+    let query = query(1, &Name::parse(name).unwrap(), 16, None);
+    [&(query.len() as u16).to_be_bytes()[..], &query].concat()
+}
+
+/// A reply with a TXT record of almost the largest size.
+fn large(query: &[u8]) -> Vec<u8> {
+    let question = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let mut bytes = query[..question].to_vec();
+    bytes[2] |= 0x80;
+    bytes[3] = 0x80;
+    bytes[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+    bytes.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 0, 30]);
+    let strings = 250;
+    bytes.extend((256_u16 * strings).to_be_bytes());
+    for _ in 0..strings {
+        bytes.push(255);
+        bytes.extend([b'x'; 255]);
+    }
+    bytes
+}
+
+/// Has a large reply kept for the name.
+fn keep(server: &mut Server, name: &str) {
+    let message = framed(name);
+    let Read::Query(asked) = message::read(&message[2..]) else { panic!() };
+    let client = Client::Tcp(u64::MAX, [127, 0, 0, 1].into());
+    let waiter = Waiter { client, asked: asked.clone(), limit: MAX_TCP, aliases: None };
+    let now = server.clock.now();
+    server.forwarder.ask(now, asked, waiter);
+    while let Some(action) = server.forwarder.take() {
+        if let Action::Send { flight, query, .. } = action {
+            server.forwarder.reply(now, flight, &large(&query));
+        }
+    }
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_answered_until_its_connection_is_crowded() {
+    let (mut server, mut client, _silent) = server();
+    keep(&mut server, "large.example.com");
+    let query = framed("large.example.com");
+    let count = 200;
+    client.write_all(&query.repeat(count)).unwrap();
+    let queued = |server: &Server| -> usize {
+        server.connections.values().map(|it| it.stream.queued()).sum()
+    };
+    let is_crowded = |server: &Server| server.connections.values().any(|it| it.stream.is_crowded());
+    let mut turns = 0;
+    while !is_crowded(&server) {
+        server.turn();
+        turns += 1;
+        assert!(turns < 1000);
+    }
+    for _ in 0..100 {
+        let now = server.clock.now();
+        server.connection(now, 0);
+        let queued = queued(&server);
+        assert!(queued <= MAX_OUTPUT + 2 + MAX_TCP, "{queued}");
+    }
+    // Whatever it reads later is all there.
+    let reader = std::thread::spawn(move || {
+        for _ in 0..count {
+            let mut len = [0; 2];
+            client.read_exact(&mut len).unwrap();
+            let mut answer = vec![0; usize::from(u16::from_be_bytes(len))];
+            client.read_exact(&mut answer).unwrap();
+            assert!(answer.len() > 60_000);
+        }
+    });
+    while !reader.is_finished() {
+        server.turn();
+    }
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_connection_that_is_reset_ends_though_its_queries_wait() {
+    let (mut server, mut client, _silent) = server();
+    server.connections.get_mut(&0).unwrap().waiting = MAX_PIPELINED;
+    // One more, which is not read.
+    client.write_all(&framed("more.example.com")).unwrap();
+    server.send(server.clock.now(), Client::Tcp(0, [127, 0, 0, 1].into()), b"unread");
+    client.peek(&mut [0]).unwrap();
+    // Not all is read: the kernel resets the connection.
+    drop(client);
+    let mut turns = 0;
+    while !server.connections.is_empty() {
+        server.turn();
+        turns += 1;
+        assert!(turns < 100, "turns do nothing");
+    }
+}
+
+#[test]
+fn a_connection_ends_when_too_much_waits() {
+    let (mut server, _client, _silent) = server();
+    let answer = vec![0; MAX_TCP];
+    let now = server.clock.now();
+    let mut sent = 0;
+    while !server.connections[&0].stream.has_ended {
+        server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+        sent += 1;
+        assert!(sent < 10_000);
+    }
+    server.turn();
+    assert!(server.connections.is_empty());
+}
