@@ -33,6 +33,8 @@ pub(crate) struct Paths {
     pub(crate) patterns: Vec<(Regex, Arc<Route>)>,
     /// `defaultBackend` of the Ingress that names the host.
     pub(crate) fallback: Option<Arc<Route>>,
+    /// The namespace of the oldest route: its certificates are used for the host.
+    pub(crate) owner: Option<Box<str>>,
 }
 
 /// How a path is compared.

@@ -32,6 +32,8 @@ pub(super) struct Builder {
 struct Draft {
     routes: HashMap<(PathKind, String), Route>,
     canaries: Vec<(Subject, (PathKind, String), Route)>,
+    /// The namespace of the first route.
+    owner: Option<Box<str>>,
 }
 
 /// What all rules of an Ingress share.
@@ -191,7 +193,10 @@ impl Builder {
             return;
         }
         match draft.routes.get(&key) {
-            None => _ = draft.routes.insert(key, route),
+            None => {
+                draft.owner.get_or_insert_with(|| namespace(&route.ingress).into());
+                draft.routes.insert(key, route);
+            }
             // An Ingress may say the same of a host in two rules.
             Some(first) if first.ingress == of.object && key.0 == PathKind::Default => {}
             Some(first) => {
@@ -242,7 +247,7 @@ impl Draft {
                 }
             }
         }
-        let mut paths = Paths::default();
+        let mut paths = Paths { owner: self.owner, ..Paths::default() };
         for ((kind, text), route) in self.routes {
             let route = Arc::new(route);
             match (kind, &route.pattern) {
@@ -398,11 +403,6 @@ fn valid_host(host: &str) -> Result<(), String> {
         return Err(format!("{} is an address, not a DNS name", quote(host)));
     }
     Ok(())
-}
-
-/// The namespaces of the routes.
-pub(super) fn namespaces(paths: &Paths) -> impl Iterator<Item = &str> {
-    paths.all().map(|route| namespace(&route.ingress))
 }
 
 /// The namespace in `Kind/namespace/name`.

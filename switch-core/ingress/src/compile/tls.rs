@@ -8,11 +8,11 @@ use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 
 use super::records::{Records, Subject, subject};
-use super::rules::{namespace, namespaces};
+use super::rules::namespace;
 use crate::annotations::quote;
 use crate::objects::{IngressSpec, Name, Objects, SecretData, Stored, object_name};
 use crate::options::Options;
-use crate::routes::{Certificate, Paths, Routes};
+use crate::routes::{Certificate, Routes};
 
 /// The Secrets read so far: a certificate, or why there is none.
 type Known = HashMap<Name, Result<Arc<Certificate>, String>>;
@@ -78,21 +78,21 @@ fn add_ingress(
     }
 }
 
-/// The certificate for a host. The first one is kept, and one for a host of other namespaces'
-/// routes is refused: no tenant answers with its certificate for another one.
+/// The certificate for a host. The first one is kept, and one for a host of another namespace is
+/// refused: no tenant answers with its certificate for another one.
 fn insert(
     routes: &mut Routes,
-    owner: &str,
+    namespace: &str,
     host: &str,
     certificate: &Arc<Certificate>,
 ) -> Result<(), String> {
-    let (paths, list, key) = match host.strip_prefix('*') {
-        Some(suffix) => (routes.wildcards.get(suffix), &mut routes.wildcard_certificates, suffix),
-        None => (routes.hosts.get(host), &mut routes.certificates, host),
-    };
-    if !paths.is_none_or(|paths| may_use(paths, owner)) {
-        return Err(format!("the routes of {} belong to other namespaces", quote(host)));
+    if owner(routes, host).is_some_and(|owner| owner != namespace) {
+        return Err(format!("the routes of {} belong to another namespace", quote(host)));
     }
+    let (list, key) = match host.strip_prefix('*') {
+        Some(suffix) => (&mut routes.wildcard_certificates, suffix),
+        None => (&mut routes.certificates, host),
+    };
     match list.get(key) {
         Some(Some(first)) if first.secret != certificate.secret => Err(format!(
             "{} has the certificate of {}, of an older Ingress",
@@ -107,10 +107,17 @@ fn insert(
     }
 }
 
-/// Whether the host has no routes, or some of the namespace.
-fn may_use(paths: &Paths, owner: &str) -> bool {
-    let mut all = namespaces(paths).peekable();
-    all.peek().is_none() || all.any(|namespace| namespace == owner)
+/// The namespace that a host belongs to: that of its oldest route, or of the oldest route of the
+/// wildcard that covers it.
+fn owner<'r>(routes: &'r Routes, host: &str) -> Option<&'r str> {
+    if let Some(suffix) = host.strip_prefix('*') {
+        return routes.wildcards.get(suffix)?.owner.as_deref();
+    }
+    if let Some(owner) = routes.hosts.get(host).and_then(|paths| paths.owner.as_deref()) {
+        return Some(owner);
+    }
+    let dot = host.find('.').filter(|&dot| dot > 0)?;
+    routes.wildcards.get(&host[dot..])?.owner.as_deref()
 }
 
 /// A host of its own under a wildcard of another tenant does not use that one's certificate.
@@ -121,7 +128,9 @@ fn shadow(routes: &mut Routes) {
         else {
             continue;
         };
-        if !routes.certificates.contains_key(host) && !may_use(paths, namespace(&wildcard.secret)) {
+        let is_foreign =
+            paths.owner.as_deref().is_some_and(|owner| owner != namespace(&wildcard.secret));
+        if is_foreign && !routes.certificates.contains_key(host) {
             routes.certificates.insert(host.clone(), None);
         }
     }

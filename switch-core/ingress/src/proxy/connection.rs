@@ -30,6 +30,12 @@ pub(super) async fn serve(
     let shared = local.shared.clone();
     let port = stream.local_addr().map_or(0, |address| address.port());
     _ = stream.set_nodelay(true);
+    let is_known = |peer: SocketAddr| {
+        let address = peer.ip().to_canonical();
+        shared.options.trusted_proxies.iter().any(|range| range.contains(address))
+    };
+    // Whoever connects can claim an address: that one is not enough to be believed.
+    let is_sender_known = is_known(peer);
     if shared.options.proxy_protocol {
         let reading = proxy_protocol::read(&mut stream);
         match timeout(shared.options.head_timeout, reading).await {
@@ -37,8 +43,7 @@ pub(super) async fn serve(
             _ => return shared.metrics.refused(Reason::ProxyHeader),
         }
     }
-    let is_trusted =
-        shared.options.trusted_proxies.iter().any(|range| range.contains(peer.ip().to_canonical()));
+    let is_trusted = is_sender_known && is_known(peer);
     let origin = Origin { peer, is_tls, is_trusted, port };
     if !is_tls {
         return serve_http1(local, stream, origin).await;

@@ -35,7 +35,9 @@ pub(super) fn add(cors: &Cors, origin: &HeaderValue, preflight: bool, to: &mut H
             to.insert(name, value);
         }
     };
-    if cors.credentials {
+    // With `*`, every site would act in the name of the user: no credentials.
+    let is_any = cors.origins.iter().any(|it| &**it == "*");
+    if cors.credentials && !is_any {
         set(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
     }
     if let Some(expose) = &cors.expose {
@@ -46,7 +48,6 @@ pub(super) fn add(cors: &Cors, origin: &HeaderValue, preflight: bool, to: &mut H
         set(header::ACCESS_CONTROL_ALLOW_HEADERS, &cors.headers);
         set(header::ACCESS_CONTROL_MAX_AGE, &cors.max_age.to_string());
     }
-    let is_any = cors.origins.iter().any(|it| &**it == "*") && !cors.credentials;
     let origin = if is_any { HeaderValue::from_static("*") } else { origin.clone() };
     if !is_any {
         to.append(header::VARY, HeaderValue::from_static("Origin"));

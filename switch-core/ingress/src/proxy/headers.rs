@@ -87,16 +87,56 @@ pub(super) fn client(headers: &HeaderMap, origin: &Origin, trusted: &[Cidr]) -> 
     }
     let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
     let mut last = peer;
-    for text in lines.iter().rev().filter_map(|line| line.to_str().ok()) {
-        for address in text.rsplit(',') {
-            let Ok(address) = address.trim().parse::<IpAddr>() else { return last };
-            last = address.to_canonical();
-            if !trusted.iter().any(|range| range.contains(last)) {
-                return last;
-            }
+    for text in lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')) {
+        // What stands left of something unknown is not believed.
+        let Some(address) = address(text) else { return last };
+        last = address;
+        if !trusted.iter().any(|range| range.contains(last)) {
+            return last;
         }
     }
     last
+}
+
+/// An address, also with a port.
+fn address(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text.trim_ascii()).ok()?;
+    let address = text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))?;
+    Some(address.to_canonical())
+}
+
+/// Several `Cookie` fields become one: HTTP/1.1 has no other form (RFC 9113 section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(value) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+/// The fields that the proxy sets.
+const SET: [HeaderName; 8] = [
+    FORWARDED_FOR,
+    REAL_IP,
+    FORWARDED_HOST,
+    FORWARDED_PORT,
+    FORWARDED_PROTO,
+    FORWARDED_SCHEME,
+    SCHEME,
+    REQUEST_ID,
+];
+
+/// Removes fields that some endpoints take for those of the proxy, such as `X_Forwarded_For`.
+fn remove_look_alikes(headers: &mut HeaderMap) {
+    let is_alike = |name: &&HeaderName| {
+        let text = name.as_str();
+        text.contains('_') && SET.iter().any(|set| *set == *text.replace('_', "-"))
+    };
+    let names: Vec<_> = headers.keys().filter(is_alike).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 /// Sets `X-Forwarded-*`, `X-Real-IP` and `X-Request-ID`; what an untrusted client sent is replaced.
@@ -109,11 +149,17 @@ pub(super) fn forwarded(
 ) {
     let peer = origin.peer.ip().to_canonical();
     // Several lines are one list (RFC 9110 section 5.3).
-    let earlier = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
-    let mut chain: Vec<_> = earlier.filter(|_| origin.is_trusted).map(str::to_owned).collect();
-    chain.push(peer.to_string());
-    let chain = chain.join(", ");
+    let earlier = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let own = peer.to_string();
+    let mut chain: Vec<_> = earlier.filter(|_| origin.is_trusted).collect();
+    chain.push(own.as_bytes());
+    let chain = HeaderValue::from_bytes(&chain.join(&b", "[..]));
+    headers.remove(FORWARDED_FOR);
+    if let Ok(chain) = chain {
+        headers.insert(FORWARDED_FOR, chain);
+    }
     headers.remove(header::FORWARDED);
+    remove_look_alikes(headers);
     let mut set = |name: HeaderName, text: &str, keep: bool| {
         let is_kept = keep && origin.is_trusted && headers.contains_key(&name);
         if !is_kept && let Ok(value) = HeaderValue::from_str(text) {
@@ -121,7 +167,6 @@ pub(super) fn forwarded(
         }
     };
     let scheme = if origin.is_tls { "https" } else { "http" };
-    set(FORWARDED_FOR, &chain, false);
     set(REAL_IP, &client.to_string(), false);
     set(FORWARDED_HOST, authority, true);
     set(FORWARDED_PORT, &origin.port.to_string(), true);
@@ -151,6 +196,57 @@ mod tests {
         let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
         assert_eq!(lines.len(), 1);
         lines[0].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_client_is_right_of_what_cannot_be_read() {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        let origin = Origin {
+            peer: SocketAddr::from(([10, 0, 0, 1], 4711)),
+            is_tls: false,
+            is_trusted: true,
+            port: 80,
+        };
+        let cases: [(&[&[u8]], &str); 8] = [
+            (&[b"192.0.2.1, 10.0.0.2"], "192.0.2.1"),
+            (&[b"192.0.2.1:4000"], "192.0.2.1"),
+            (&[b"[2001:db8::1]:4000,10.0.0.3"], "2001:db8::1"),
+            (&[b"192.0.2.1", b"\xff, 192.0.2.2"], "192.0.2.2"),
+            (&[b"192.0.2.1", b"\xff"], "10.0.0.1"),
+            (&[b"192.0.2.1, x, 10.0.0.2"], "10.0.0.2"),
+            (&[b"::ffff:192.0.2.1"], "192.0.2.1"),
+            (&[], "10.0.0.1"),
+        ];
+        for (lines, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line).unwrap());
+            }
+            assert_eq!(client(&headers, &origin, &trusted).to_string(), expected, "{lines:?}");
+            let own: &[u8] = b"10.0.0.1";
+            let chain: Vec<_> = lines.iter().copied().chain([own]).collect();
+            forwarded(&mut headers, &origin, origin.peer.ip(), "a.test", "1");
+            assert_eq!(headers[FORWARDED_FOR].as_bytes(), chain.join(&b", "[..]));
+        }
+    }
+
+    #[test]
+    fn look_alikes_are_removed_and_cookies_joined() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x_forwarded_for", "1"),
+            ("x-forwarded_proto", "https"),
+            ("x_other", "2"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        remove_look_alikes(&mut headers);
+        join_cookies(&mut headers);
+        assert_eq!(headers.len(), 2);
+        assert_eq!(headers["x_other"], "2");
+        assert_eq!(headers[header::COOKIE], "a=1; b=2");
     }
 
     #[test]

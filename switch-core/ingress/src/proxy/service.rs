@@ -21,6 +21,7 @@ use super::metrics::Reason;
 use super::request::Asked;
 use super::response::{Finish, ResponseBody};
 use super::{affinity, canary, cors, tunnel};
+use crate::path::normalise;
 use crate::routes::{Route, Target};
 use crate::settings::{Protocol, Settings};
 
@@ -154,7 +155,7 @@ async fn answer(
         None => exchange.local.turn(&route.backend.name) % route.backend.endpoints.len(),
     };
     let upgrade = upgrade(&parts);
-    prepare(&mut parts, &asked, &route, &origin, client, exchange);
+    prepare(&mut parts, &asked, &route, &origin, client, exchange)?;
     let pause = exchange.local.shared.options.client_timeout;
     let body = RequestBody::new(body, settings.body_size, pause);
     let progress = body.progress().clone();
@@ -257,7 +258,7 @@ fn prepare(
     origin: &Origin,
     client: IpAddr,
     exchange: &mut Exchange,
-) {
+) -> Result<(), Reason> {
     let headers = &mut parts.headers;
     headers::remove_hop_by_hop(headers);
     headers.remove(header::EXPECT);
@@ -266,16 +267,19 @@ fn prepare(
         entry.request_id = Some(request_id.clone());
     }
     headers::forwarded(headers, origin, client, &asked.authority, &request_id);
-    let path = rewritten(route, &asked.path);
-    let target = asked.target(path.as_deref().unwrap_or(&asked.path));
+    let target = match rewritten(route, &asked.path) {
+        Some(text) => rewritten_target(&text, asked.query.as_deref())?,
+        None => asked.target(&asked.path),
+    };
     let host = route.settings.upstream_vhost.as_deref().unwrap_or(&asked.authority);
     match route.settings.protocol {
         Protocol::Http | Protocol::Https => {
             parts.version = Version::HTTP_11;
+            headers::join_cookies(headers);
             if let Ok(host) = HeaderValue::from_str(host) {
                 headers.insert(header::HOST, host);
             }
-            parts.uri = target.parse().unwrap_or_default();
+            parts.uri = target.parse().map_err(|_| Reason::Path)?;
         }
         Protocol::Grpc | Protocol::Grpcs => {
             parts.version = Version::HTTP_2;
@@ -286,9 +290,28 @@ fn prepare(
                 .authority(if host.is_empty() { "localhost" } else { host })
                 .path_and_query(target)
                 .build();
-            parts.uri = uri.unwrap_or_default();
+            parts.uri = uri.map_err(|_| Reason::Path)?;
         }
     }
+    Ok(())
+}
+
+/// Path and query after a rewrite. The request's path has no `..` any more: where one comes up, it
+/// was joined from the target and a group, and would lead out of the target's folder.
+fn rewritten_target(text: &str, query: Option<&str>) -> Result<String, Reason> {
+    let (path, own) = match text.split_once('?') {
+        Some((path, own)) => (path, Some(own)),
+        None => (text, None),
+    };
+    if path.split('/').any(|element| element == "..") {
+        return Err(Reason::Path);
+    }
+    let path = normalise(path).map_err(|_| Reason::Path)?;
+    Ok(match (own.filter(|own| !own.is_empty()), query) {
+        (Some(own), Some(query)) => format!("{path}?{own}&{query}"),
+        (Some(query), None) | (None, Some(query)) => format!("{path}?{query}"),
+        (None, None) => path.into_owned(),
+    })
 }
 
 /// The path after `rewrite-target`.

@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
 use tokio::time::{Instant, sleep_until};
 
-/// Copies until one side ends, or neither sends anything for `pause`.
+/// Copies until both sides have ended, one fails, or neither sends anything for `pause`.
 pub(super) async fn run(client: OnUpgrade, endpoint: OnUpgrade, pause: Duration) {
     let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) else { return };
     let (mut client_in, mut client_out) = split(TokioIo::new(client));
@@ -15,7 +15,7 @@ pub(super) async fn run(client: OnUpgrade, endpoint: OnUpgrade, pause: Duration)
     let last = std::cell::Cell::new(Instant::now());
     let up = copy(&mut client_in, &mut endpoint_out, &last);
     let down = copy(&mut endpoint_in, &mut client_out, &last);
-    let both = async { tokio::join!(up, down) };
+    let both = async { tokio::try_join!(up, down) };
     let idle = async {
         while last.get().elapsed() < pause {
             sleep_until(last.get() + pause).await;

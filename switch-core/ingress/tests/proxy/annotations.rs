@@ -43,6 +43,7 @@ fn paths_are_rewritten() {
     let groups = json!({"rewrite-target": "/$2", "use-regex": "true"});
     lab.add(ingress("a", groups, spec("/something(/|$)(.*)", "ImplementationSpecific")));
     lab.add(ingress("b", json!({"rewrite-target": "/fixed"}), spec("/plain", "Prefix")));
+    lab.add(ingress("c", json!({"rewrite-target": "/files/$1?c=1"}), spec("/f(.*)", "Prefix")));
     assert_eq!(lab.publish(), []);
     for (path, target) in [
         ("/something", "/"),
@@ -51,9 +52,16 @@ fn paths_are_rewritten() {
         ("/SOMETHING/new", "/new"),
         ("/plain/x", "/fixed"),
         ("/plain?a=b", "/fixed?a=b"),
+        ("/f/y", "/files/y?c=1"),
+        ("/fy?a=b", "/files/y?c=1&a=b"),
+        ("/f..y", "/files/..y?c=1"),
     ] {
         assert_eq!(lab.get("a.test", path).echo()["target"], target, "{path}");
     }
+    // A group does not lead out of the target's folder.
+    assert_eq!(lab.get("a.test", "/f../secret").status, 400);
+    assert_eq!(lab.get("a.test", "/f%2E%2E/secret").status, 400);
+    assert_eq!(lab.refused("path"), 2);
     assert_eq!(lab.get("a.test", "/somethingelse").status, 404);
     assert_eq!(lab.get("a.test", "/x/something/").status, 404);
 }
@@ -183,6 +191,45 @@ fn cross_origin_requests() {
     assert_eq!(ask("GET", "https://c.test").field(field), Some("https://c.test"));
     for other in ["https://b.test", "https://xb.test", "http://x.b.test", "https://x.b.test.evil"] {
         assert_eq!(ask("GET", other).field(field), None, "{other}");
+    }
+}
+
+/// The defaults are any origin and credentials: together they would let every site act in the name
+/// of the user.
+#[test]
+fn any_origin_gets_no_credentials() {
+    let it = lab(json!({"enable-cors": "true"}));
+    for (method, status) in [("GET", 200), ("OPTIONS", 204)] {
+        let response = it.send(&format!(
+            "{method} / HTTP/1.1\r\nHost: a.test\r\nOrigin: https://evil.test\r\n\
+             Access-Control-Request-Method: PUT\r\n\r\n"
+        ));
+        assert_eq!(response.status, status);
+        assert_eq!(response.field("access-control-allow-origin"), Some("*"));
+        assert_eq!(response.field("access-control-allow-credentials"), None);
+    }
+}
+
+/// With the PROXY protocol, both the sender and the address that it names have to be trusted.
+#[test]
+fn a_claimed_address_alone_is_not_trusted() {
+    for (trusted, expected) in [
+        (vec!["127.0.0.0/8", "192.0.2.0/24"], "1.2.3.4, 192.0.2.7"),
+        (vec!["127.0.0.0/8"], "192.0.2.7"),
+        (vec!["192.0.2.0/24"], "192.0.2.7"),
+    ] {
+        let mut lab = Lab::with(|options| {
+            options.proxy_protocol = true;
+            options.trusted_proxies = trusted.iter().map(|it| it.parse().unwrap()).collect();
+        });
+        lab.echo("web");
+        lab.ingress("a", "a.test", "web", json!({}));
+        lab.publish();
+        let response = lab.send(
+            "PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n\
+             GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
+        );
+        assert_eq!(response.seen("x-forwarded-for").as_deref(), Some(expected), "{trusted:?}");
     }
 }
 

@@ -139,6 +139,47 @@ fn a_certificate_is_never_shown_for_another_tenant() {
     assert!(about.is_some(), "{records:?}");
 }
 
+/// A host belongs to its oldest route, or to that of the wildcard that covers it.
+#[test]
+fn a_host_shows_only_certificates_of_its_owner() {
+    let mut lab = Lab::new();
+    let (mine, other, default) =
+        (certificate(&["*.a.test"]), certificate(&["x.a.test"]), certificate(&["default.test"]));
+    lab.add(secret_in("mine", "wild", &mine));
+    lab.add(secret_in("other", "x", &other));
+    lab.add(secret("default", &default));
+    lab.options.default_certificate = Some(("default".into(), "default".into()));
+    let with = |name: &str, namespace: &str, created: &str, spec: Value| {
+        let mut value = ingress(name, json!({}), spec);
+        value["metadata"]["namespace"] = namespace.into();
+        value["metadata"]["creationTimestamp"] = created.into();
+        value
+    };
+    let rule = |host: &str, path: &str| {
+        let paths = json!([{"path": path, "pathType": "Prefix", "backend": backend("web")}]);
+        json!({"host": host, "http": {"paths": paths}})
+    };
+    let (old, new) = ("2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z");
+    let spec = json!({"tls": [{"hosts": ["*.a.test"], "secretName": "wild"}],
+        "rules": [rule("*.a.test", "/")]});
+    lab.add(with("wild", "mine", old, spec));
+    lab.add(with("own", "mine", old, json!({"rules": [rule("own.a.test", "/")]})));
+    lab.add(with("plain", "mine", old, json!({"rules": [rule("b.test", "/")]})));
+    // A certificate without a rule, and with a younger one.
+    let spec = json!({"tls": [{"hosts": ["x.a.test", "own.a.test", "b.test"], "secretName": "x"}],
+        "rules": [rule("own.a.test", "/p"), rule("b.test", "/p")]});
+    lab.add(with("grab", "other", new, spec));
+    let records = lab.publish();
+    for name in ["x.a.test", "own.a.test"] {
+        assert!(connect_any(&lab, name, &mine.der), "{name}");
+    }
+    assert!(connect_any(&lab, "b.test", &default.der));
+    let is_refused = |record: &&podswitch_kubernetes::Record| {
+        record.object.as_str() == "Ingress/other/grab" && record.field.contains("spec.tls[0].hosts")
+    };
+    assert_eq!(records.iter().filter(is_refused).count(), 3, "{records:?}");
+}
+
 /// Whether the handshake shows exactly this certificate, whatever its names.
 fn connect_any(lab: &Lab, name: &str, der: &[u8]) -> bool {
     #[derive(Debug)]
