@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use podswitch_core::time::{Clock, Instant};
 use podswitch_dns::{MAX_TTL, Name, PodNames, Settings};
 use podswitch_kubernetes::NameOptions;
 use podswitch_linux::confine;
@@ -15,6 +17,9 @@ use podswitch_node::resolver::{
 use podswitch_node::{Meters, NodeHandle};
 
 use crate::failure::Failure;
+
+/// When a resolver that did not start is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// The cluster's DNS.
 #[derive(clap::Args, Clone, Debug)]
@@ -121,7 +126,7 @@ impl DnsFlags {
         options.upstreams = upstreams;
         options.counters = meters.resolver();
         options.on_thread_start = Some(confine::worker_thread);
-        Ok(Dns { options, resolver: None, has_failed: false })
+        Ok(Dns { options, resolver: None, clock: Clock::start(), retry_at: None })
     }
 }
 
@@ -130,7 +135,9 @@ impl DnsFlags {
 pub(super) struct Dns {
     options: ResolverOptions,
     resolver: Option<Resolver>,
-    has_failed: bool,
+    clock: Clock,
+    /// Not before then, because it did not start or ended.
+    retry_at: Option<Instant>,
 }
 
 impl Dns {
@@ -139,13 +146,14 @@ impl Dns {
         self.resolver = None;
     }
 
-    /// Starts the resolver if there is a Service for it. Called after each change of the state.
+    /// Starts the resolver if there is a Service for it, and again if it did not start or has ended. Called often.
     pub(super) fn follow(&mut self, node: &NodeHandle) {
         if self.resolver.as_ref().is_some_and(Resolver::has_ended) {
             tracing::error!(target: "dns", "the node's own resolver has ended; it is started again");
             self.resolver = None;
+            self.retry_at = Some(self.clock.now() + RETRY);
         }
-        if self.resolver.is_some() || self.has_failed {
+        if self.resolver.is_some() || self.retry_at.is_some_and(|at| self.clock.now() < at) {
             return;
         }
         let has_server = node.with(|node| {
@@ -155,9 +163,12 @@ impl Dns {
             return;
         }
         match Resolver::start(node.caller(), self.options.clone()) {
-            Ok(resolver) => self.resolver = Some(resolver),
+            Ok(resolver) => {
+                self.resolver = Some(resolver);
+                self.retry_at = None;
+            }
             Err(error) => {
-                self.has_failed = true;
+                self.retry_at = Some(self.clock.now() + RETRY);
                 tracing::warn!(target: "dns", %error, "the node's own resolver does not start; pods resolve names while others serve kube-dns");
             }
         }

@@ -364,6 +364,7 @@ impl Serving<'_> {
                 return connected;
             }
             self.follow(node, signals.take_reload());
+            self.dns.follow(node);
             let now = clock.now();
             if let (Some(at), Some(every)) = (stats_at, self.args.stats)
                 && now >= at
