@@ -121,12 +121,6 @@ impl ControlPlane {
         devices.flat_map(|attached| attached.device.files()).collect()
     }
 
-    /// Has the devices' queues keep more frames for a while, or as many as usually ([`Device::extend_queues`]).
-    pub fn extend_queues(&mut self, extended: bool) {
-        let devices = self.devices.iter_mut().flatten();
-        devices.for_each(|attached| attached.device.extend_queues(extended));
-    }
-
     /// Says whether what was set up for the devices stays when they are dropped: another process goes on with them
     /// ([`Device::leave_in_force`]).
     pub fn leave_devices_in_force(&mut self, stays: bool) {

@@ -123,10 +123,6 @@ pub trait Device: Send {
         Vec::new()
     }
 
-    /// Has the device's queues keep more frames than usually, for a time in which no worker receives; or as many as usually.
-    /// The default does nothing.
-    fn extend_queues(&mut self, _extended: bool) {}
-
     /// Says whether what was set up for the device stays when it is dropped: another process goes on with it.
     fn leave_in_force(&mut self, _stays: bool) {}
 }

@@ -81,10 +81,6 @@ where
         self.device.files()
     }
 
-    fn extend_queues(&mut self, extended: bool) {
-        self.device.extend_queues(extended);
-    }
-
     fn leave_in_force(&mut self, stays: bool) {
         self.device.leave_in_force(stays);
     }

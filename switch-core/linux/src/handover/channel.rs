@@ -22,6 +22,8 @@ use crate::sys;
 pub const MAX_FILES: usize = 253;
 /// Longest message, in bytes.
 const LONGEST: usize = 128 << 10;
+/// How long a sender waits for the other end to make room.
+const SEND_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A message.
 #[derive(Debug)]
@@ -45,9 +47,16 @@ pub struct Peer {
     pub user: u32,
     /// Another process, if this one can see it.
     process: Option<OwnedFd>,
+    /// This process itself.
+    is_self: bool,
 }
 
 impl Peer {
+    /// Whether this process can see it, and so end it. False for a process outside this one's PID namespace.
+    pub fn is_visible(&self) -> bool {
+        self.is_self || self.process.is_some()
+    }
+
     /// Ends the process with SIGKILL. Its end of the connection is closed when all its threads have ended.
     ///
     /// # Errors
@@ -85,15 +94,17 @@ impl Channel {
     /// The kernel refuses to say.
     pub fn peer(&self) -> io::Result<Peer> {
         let (user, pid) = sys::peer::user_and_process(self.socket.as_fd())?;
-        let other = Pid::from_raw(pid).filter(|pid| *pid != rustix::process::getpid());
+        let pid = Pid::from_raw(pid);
+        let is_self = pid == Some(rustix::process::getpid());
+        let other = pid.filter(|_| !is_self);
         let process = other.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        Ok(Peer { user, process })
+        Ok(Peer { user, process, is_self })
     }
 
     /// Sends a message, with at most [`MAX_FILES`] descriptors.
     ///
     /// # Errors
-    /// The other end is closed, or does not read; too many descriptors.
+    /// The other end is closed, or does not read for half a second; too many descriptors.
     pub fn send(&self, text: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -101,7 +112,14 @@ impl Channel {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::sendmsg(&self.socket, &[IoSlice::new(text)], &mut ancillary, flags)?;
+        let parts = [IoSlice::new(text)];
+        match rustix::net::sendmsg(&self.socket, &parts, &mut ancillary, flags) {
+            // The other end is late.
+            Err(Errno::AGAIN) if self.is_ready(PollFlags::OUT, SEND_TIMEOUT)? => {
+                rustix::net::sendmsg(&self.socket, &parts, &mut ancillary, flags)?;
+            }
+            result => _ = result?,
+        }
         Ok(())
     }
 
@@ -110,7 +128,7 @@ impl Channel {
     /// # Errors
     /// `TimedOut`: there is none. `InvalidData`: a message is too long, or its descriptors are not complete.
     pub fn receive(&self, timeout: Duration) -> io::Result<Option<Received>> {
-        if !self.is_readable(timeout)? {
+        if !self.is_ready(PollFlags::IN, timeout)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let mut text = vec![0; LONGEST];
@@ -139,15 +157,15 @@ impl Channel {
         Ok(Some(Received { text, files }))
     }
 
-    /// Waits until there is a message, or the other end is closed.
-    fn is_readable(&self, timeout: Duration) -> io::Result<bool> {
+    /// Waits until there is a message or room for one, or the other end is closed.
+    fn is_ready(&self, wanted: PollFlags, timeout: Duration) -> io::Result<bool> {
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
         loop {
-            let mut wanted = [PollFd::new(&self.socket, PollFlags::IN)];
-            match poll(&mut wanted, Some(&timeout)) {
+            let mut sockets = [PollFd::new(&self.socket, wanted)];
+            match poll(&mut sockets, Some(&timeout)) {
                 Err(Errno::INTR) => {}
                 result => return Ok(result? > 0),
             }

@@ -24,8 +24,6 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Its MTU, in bytes.
     pub mtu: u32,
-    /// Frames that its transmit queue has room for (`txqueuelen`).
-    pub queue_len: u32,
     /// Whether it is up (administratively).
     pub is_up: bool,
     /// Whether it has a carrier (its other end is up).
@@ -325,15 +323,6 @@ impl Netlink {
         self.set(index, LinkAttribute::Mtu(mtu), || format!("set MTU {mtu} of interface {index}"))
     }
 
-    /// Sets how many frames its transmit queue has room for (`txqueuelen`). Those that it has no room for any more are lost.
-    ///
-    /// # Errors
-    /// The kernel has no memory for it.
-    pub fn set_queue_len(&mut self, index: u32, frames: u32) -> Result<(), HostError> {
-        let what = || format!("set txqueuelen {frames} of interface {index}");
-        self.set(index, LinkAttribute::TxQueueLen(frames), what)
-    }
-
     /// Sets the MAC address.
     ///
     /// # Errors
@@ -411,7 +400,6 @@ fn read(message: LinkMessage) -> Link {
         name: String::new(),
         mac: None,
         mtu: 0,
-        queue_len: 0,
         is_up: flags.contains(LinkFlags::Up),
         is_running: flags.contains(LinkFlags::Running),
         kind: None,
@@ -423,7 +411,6 @@ fn read(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok().map(Mac),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-            LinkAttribute::TxQueueLen(frames) => link.queue_len = frames,
             LinkAttribute::Controller(index) => link.master = Some(index),
             LinkAttribute::Link(index) => link.peer = Some(index),
             LinkAttribute::LinkInfo(info) => {

@@ -196,7 +196,7 @@ impl PacketDevice {
         Ok(self.port(socket, ring, bypass))
     }
 
-    fn open_port(&mut self) -> Result<PacketPort, HostError> {
+    fn open_port(&mut self, receives: bool) -> Result<PacketPort, HostError> {
         let operation = format!("open a packet socket on {} in {}", self.link.name, self.ns);
         let what = || operation.clone();
         let socket = self.ns.enter(packet::open)?.context(what)?;
@@ -223,6 +223,9 @@ impl PacketDevice {
             packet::set_promiscuous(fd, self.link.index).context(what)?;
         }
         let socket = Arc::new(socket);
+        if !receives {
+            return Ok(self.port(socket, ring, bypass));
+        }
         self.share(&socket).context(what)?;
         match self.config.without {
             // Replaces the filter that drops everything.
@@ -274,7 +277,9 @@ impl Device for PacketDevice {
         let most = if self.opened >= workers { usize::MAX } else { 1 };
         let sockets: Vec<OwnedFd> = left.take(most).collect();
         if sockets.is_empty() {
-            return Ok(Box::new(self.open_port()?));
+            // The group belongs to the predecessor too, which still forwards: this worker only sends.
+            let receives = self.received.is_empty();
+            return Ok(Box::new(self.open_port(receives)?));
         }
         let ports = sockets.into_iter().map(|socket| self.adopt(socket, is_grouped));
         several::join(ports.collect::<Result<_, _>>()?)
@@ -608,6 +613,10 @@ impl Port for PacketPort {
     }
 
     fn hold(&mut self) -> bool {
+        if let Some(ring) = &mut self.ring {
+            // A successor may release frames before it ends, and this process goes on.
+            ring.forget_position();
+        }
         !self.waiting.is_empty()
     }
 

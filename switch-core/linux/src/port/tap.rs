@@ -39,10 +39,6 @@ const TUN_FILE: &str = "/dev/net/tun";
 /// Length of the header in front of each frame.
 const HEADER: usize = HeaderForm::V1.len();
 
-/// Frames that each queue has room for: the kernel's default, and while nobody receives.
-const NORMAL: u32 = 1000;
-const EXTENDED: u32 = 10_000;
-
 /// A burst ends at this many bytes, so that GSO packets are still in the cache when the same worker
 /// sends them.
 const BURST_BYTES: usize = 384 * 1024;
@@ -96,8 +92,6 @@ pub struct TapDevice {
     mac: Mac,
     mtu: u32,
     was_there: bool,
-    /// Frames that its queues have room for.
-    queue_len: u32,
     multi_queue: bool,
     uso: bool,
     /// Reads the number of frames that the kernel dropped. `None`: the kernel does not report it,
@@ -108,6 +102,9 @@ pub struct TapDevice {
     queue: Option<Arc<OwnedFd>>,
     /// Further queues that another process handed over, until ports take them.
     further: Vec<Option<Arc<OwnedFd>>>,
+    /// Another process handed the queues over. No queue is added to them: the kernel would put frames into it at once,
+    /// while the other process still forwards.
+    is_inherited: bool,
     /// All open queues.
     open: Vec<Weak<OwnedFd>>,
     /// How many ports were opened.
@@ -121,6 +118,7 @@ struct FirstQueue {
     uso: bool,
     /// Those that came with it.
     further: Vec<OwnedFd>,
+    is_inherited: bool,
 }
 
 impl TapDevice {
@@ -139,7 +137,7 @@ impl TapDevice {
             let reason = format!("an interface of kind {kind} has that name");
             return Err(HostError::invalid(what(), reason));
         }
-        let FirstQueue { queue, multi_queue, uso, further } =
+        let FirstQueue { queue, multi_queue, uso, further, is_inherited } =
             Self::first_queue(ns, config, before.is_some())?;
         tun::set_persistent(queue.as_fd(), config.persistent).context(what)?;
         let link = netlink.link(&config.name)?;
@@ -156,12 +154,11 @@ impl TapDevice {
             mac: config.mac.or(link.mac).unwrap_or(Mac::ZERO),
             mtu: config.mtu,
             was_there: before.is_some(),
-            // A run that was killed may have left it so.
-            queue_len: if link.queue_len == EXTENDED { NORMAL } else { link.queue_len },
             multi_queue,
             uso,
             counter: LossCounter::new(netlink, link.index),
             queue: Some(Arc::new(queue)),
+            is_inherited,
             further: further.into_iter().map(|queue| Some(Arc::new(queue))).collect(),
             open: Vec::new(),
             opened: 0,
@@ -183,7 +180,13 @@ impl TapDevice {
             }
             let multi_queue = flags & tun::IFF_MULTI_QUEUE != 0;
             let uso = set_up(&queue).context(what)?;
-            return Ok(FirstQueue { queue, multi_queue, uso, further: files.collect() });
+            return Ok(FirstQueue {
+                queue,
+                multi_queue,
+                uso,
+                further: files.collect(),
+                is_inherited: true,
+            });
         }
         let wanted = config.multi_queue;
         let (queue, multi_queue, uso) = match attach(ns, &config.name, wanted) {
@@ -192,7 +195,7 @@ impl TapDevice {
             }
             result => result.map(|(fd, uso)| (fd, wanted, uso)),
         }?;
-        Ok(FirstQueue { queue, multi_queue, uso, further: Vec::new() })
+        Ok(FirstQueue { queue, multi_queue, uso, further: Vec::new(), is_inherited: false })
     }
 
     /// The interface's index in its namespace.
@@ -237,11 +240,15 @@ impl TapDevice {
     fn queue_for(&mut self, index: usize) -> Result<(Arc<OwnedFd>, bool), HostError> {
         if self.multi_queue {
             let mut further = self.further.iter_mut();
-            let queue = match self.queue.take().or_else(|| further.find_map(Option::take)) {
-                Some(queue) => queue,
-                None => Arc::new(attach(&self.ns, &self.name, true)?.0),
-            };
-            return Ok((queue, true));
+            if let Some(queue) = self.queue.take().or_else(|| further.find_map(Option::take)) {
+                return Ok((queue, true));
+            }
+            if self.is_inherited
+                && let Some(first) = self.open.iter().find_map(Weak::upgrade)
+            {
+                return Ok((first, false));
+            }
+            return Ok((Arc::new(attach(&self.ns, &self.name, true)?.0), true));
         }
         let queue = match &self.queue {
             Some(queue) => Arc::clone(queue),
@@ -261,7 +268,9 @@ impl Device for TapDevice {
         let left = self.further.iter_mut().filter(|_| is_last).filter_map(Option::take);
         let queues: Vec<_> = std::iter::once(queue).chain(left).collect();
         self.open.retain(|queue| queue.strong_count() > 0);
-        self.open.extend(queues.iter().map(Arc::downgrade));
+        if receives {
+            self.open.extend(queues.iter().map(Arc::downgrade));
+        }
         let port = |queue| {
             let losses = self.counter.as_ref().map(|counter| Arc::clone(&counter.losses));
             let (info, joins) = (self.port_info(), self.uso);
@@ -271,9 +280,7 @@ impl Device for TapDevice {
     }
 
     fn files(&self) -> Vec<DeviceFiles> {
-        let mut files: Vec<Arc<OwnedFd>> = self.open.iter().filter_map(Weak::upgrade).collect();
-        // Ports may share one.
-        files.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let files: Vec<Arc<OwnedFd>> = self.open.iter().filter_map(Weak::upgrade).collect();
         match key(&self.ns, &self.name) {
             Ok(key) if !files.is_empty() => vec![DeviceFiles { key, files }],
             _ => Vec::new(),
@@ -282,12 +289,6 @@ impl Device for TapDevice {
 
     fn info(&self) -> PortInfo {
         self.port_info()
-    }
-
-    fn extend_queues(&mut self, extended: bool) {
-        let frames = if extended { self.queue_len.max(EXTENDED) } else { self.queue_len };
-        // With shorter queues frames may be lost, which is counted.
-        let _ = Netlink::open(&self.ns).and_then(|mut n| n.set_queue_len(self.index, frames));
     }
 
     fn maintain(&mut self) -> Vec<String> {

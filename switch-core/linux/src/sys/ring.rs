@@ -31,6 +31,8 @@ pub(crate) struct Ring {
     next: usize,
     /// Another process used the ring before: where the oldest frame is shows when there is one.
     is_found: bool,
+    /// A look for the oldest frame has seen frames.
+    is_noted: bool,
 }
 
 // SAFETY: the mapping is owned by this value alone and usable from any thread; what the kernel
@@ -102,7 +104,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { memory, slot, slots, next: 0, is_found })
+        Ok(Self { memory, slot, slots, next: 0, is_found, is_noted: false })
     }
 
     fn status(&self, index: usize) -> &AtomicU32 {
@@ -112,19 +114,35 @@ impl Ring {
         unsafe { AtomicU32::from_ptr(self.memory.as_ptr().add(offset).cast()) }
     }
 
+    /// The next frame may be anywhere: another process has used the ring meanwhile.
+    pub(crate) fn forget_position(&mut self) {
+        self.is_found = false;
+        self.is_noted = false;
+    }
+
     /// Finds the oldest frame of a ring that another process used. The kernel fills slots in order, so the oldest frame
     /// follows an empty slot; if none is empty, it is the one with the earliest time. Returns whether there is any frame.
     #[cold]
     fn find(&mut self) -> bool {
-        let is_there =
-            |index: usize| self.status(index).load(Ordering::Acquire) & TP_STATUS_USER != 0;
-        let Some(some) = (0..self.slots).find(|&index| is_there(index)) else { return false };
-        let after_empty =
-            (some..some + self.slots).find(|&i| is_there(i) && !is_there(i + self.slots - 1));
+        let some = (0..self.slots).find(|&index| self.is_filled(index));
+        let Some(some) = some else { return false };
+        // CPUs complete frames out of order: the one before the first may follow a moment later. So the first look only
+        // notes that there are frames.
+        if !std::mem::replace(&mut self.is_noted, true) {
+            return false;
+        }
+        let after_empty = (some..some + self.slots)
+            .find(|&i| self.is_filled(i) && !self.is_filled(i + self.slots - 1));
         let first = after_empty.or_else(|| (0..self.slots).min_by_key(|&index| self.time(index)));
         self.next = first.unwrap_or(some) & (self.slots - 1);
         self.is_found = true;
         true
+    }
+
+    /// Whether a slot has a frame that was not released.
+    fn is_filled(&self, index: usize) -> bool {
+        // Acquire: as in `peek`.
+        self.status(index).load(Ordering::Acquire) & TP_STATUS_USER != 0
     }
 
     /// When the kernel received the frame in a slot that has one.

@@ -33,7 +33,7 @@ impl Successor {
     /// Hears who connected. `node`: the name of this switch's node.
     ///
     /// # Errors
-    /// It is another user than this process; it comes from before a reboot or is for another node; it says nothing.
+    /// It is another user than this process, or cannot be seen from here; it comes from before a reboot or is for another node; it says nothing.
     pub fn accept(channel: Channel, node: &str) -> Result<Self, HandoverError> {
         let peer = channel.peer()?;
         let refuse = |reason: String| {
@@ -43,6 +43,10 @@ impl Successor {
         };
         if peer.user != rustix::process::geteuid().as_raw() {
             return refuse(format!("user {} may not take the node over", peer.user));
+        }
+        // It could not be ended if it took the token and then did nothing.
+        if !peer.is_visible() {
+            return refuse("its process cannot be seen: it is in another PID namespace".to_owned());
         }
         let (format, boot, version, name) = match receive(&channel, SILENCE)? {
             (Message::Hello { format, boot, version, node }, _) => (format, boot, version, node),

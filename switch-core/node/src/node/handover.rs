@@ -14,9 +14,6 @@ use crate::host_side::Behind;
 /// Time between two looks at whether the workers have finished their packets.
 const LOOK: Duration = Duration::from_micros(50);
 
-/// How long after a hand-over the devices' queues keep more frames.
-const DRAINED: Duration = Duration::from_secs(2);
-
 impl Node {
     /// Goes on in place of the predecessor, whose devices were given to [`Node::start`]. Returns when this process
     /// forwards; call [`adopt`](Self::adopt) when the predecessor has gone.
@@ -46,7 +43,6 @@ impl Node {
     /// The kernel's settings cannot be written.
     pub fn adopt(&mut self) -> Result<(), NodeError> {
         self.ownership = Ownership::Own;
-        self.shorten_queues_later();
         self.settings.inherited.close_rest();
         self.settings.inherited = podswitch_linux::handover::Inherited::default();
         self.pods.forget_inherited();
@@ -78,7 +74,6 @@ impl Node {
     /// # Errors
     /// The successor does not forward. This node has gone on with its own descriptors; nothing is lost but the time.
     pub fn hand_over(&mut self, successor: &Successor) -> Result<(), HandoverError> {
-        self.control.extend_queues(true);
         self.control.hold_workers(true);
         let handed = self.wait_until_held().and_then(|()| {
             let connections = self.control.shared().tracker.len() as u32;
@@ -95,25 +90,12 @@ impl Node {
             }
             Err(_) => {
                 self.control.hold_workers(false);
-                self.shorten_queues_later();
                 if let Some(kept) = &self.kept {
                     kept.forget_successor();
                 }
             }
         }
         handed
-    }
-
-    /// Queues that were extended still hold what has come meanwhile.
-    fn shorten_queues_later(&mut self) {
-        self.shorten_at = Some(self.clock.now() + DRAINED);
-    }
-
-    /// Puts the length of queues back, if it is time.
-    pub(super) fn shorten_queues(&mut self, now: Instant) {
-        if self.shorten_at.take_if(|at| now >= *at).is_some() {
-            self.control.extend_queues(false);
-        }
     }
 
     fn wait_until_held(&self) -> Result<(), HandoverError> {

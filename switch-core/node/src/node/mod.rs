@@ -104,8 +104,6 @@ pub struct Node {
     is_unpublished: bool,
     /// Whose the devices and the kernel are.
     ownership: Ownership,
-    /// When the devices' queues get their usual length back. `None`: they have it.
-    shorten_at: Option<Instant>,
     /// Connections that outlive the process.
     kept: Option<Kept>,
     /// What the node's kernel does not have yet of the published state.
@@ -202,7 +200,6 @@ impl Node {
             reconcile_at: clock.now() + RECONCILE_INTERVAL,
             clock,
             is_unpublished: false,
-            shorten_at: None,
             ownership: if takes_over { Ownership::Predecessor } else { Ownership::Own },
             kept,
             behind: Behind::default(),

@@ -28,7 +28,6 @@ impl Node {
             self.unless_refused(changed)?;
         }
         let now = self.clock.now();
-        self.shorten_queues(now);
         let sweep = now >= self.reconcile_at;
         if sweep {
             self.reconcile_at = now + RECONCILE_INTERVAL;
