@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use podswitch_linux::NetNs;
 
-/// Pause between two datagrams: thousands a second.
-pub const FAST: Duration = Duration::from_micros(300);
-/// Most datagrams on their way, so that no queue is full on a machine that is busy: queues hold 500 or more.
-const MOST: u32 = 300;
+/// Pause between two datagrams: hundreds a second.
+pub const FAST: Duration = Duration::from_millis(2);
+/// Most datagrams on their way, so that no queue is full on a machine that is busy: a socket's receive buffer has room
+/// for some 270.
+const MOST: u32 = 100;
 /// How long the sender waits for one of them. Then it was lost.
 const PATIENCE: u32 = 20_000;
 

@@ -10,7 +10,7 @@ use podswitch_vswitch_testkit::stream::Stream;
 const PORT: u16 = 8080;
 const ROUNDS: usize = 3;
 /// Between two datagrams of each of twelve streams.
-const SLOW: Duration = Duration::from_millis(2);
+const SLOW: Duration = Duration::from_millis(10);
 
 fn nothing_is_lost(more: &[&str]) {
     podswitch_testkit::require_privilege!();

@@ -168,8 +168,7 @@ fn the_running_switch_goes_on() {
     let [x, y] = &node.pods[..] else { panic!("two pods") };
     serve(&y.ns, PORT);
     udp(&x.ns, y.addresses[0], PORT, 10);
-    // A pod's queue holds what comes in half a second.
-    let slow = Duration::from_millis(2);
+    let slow = Duration::from_millis(10);
     let to = format!("{}:9000", y.addresses[0]);
     let stream = Stream::start(&x.ns, &y.ns, &to, 9000, slow);
     for (step, ending) in STEPS {
