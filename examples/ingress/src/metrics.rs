@@ -6,8 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use podswitch_ingress::proxy::MetricsReader;
+use tokio::time::Instant;
 
-/// Time for a request; one client at a time is served.
+/// Time for a request and its answer; one client at a time is served.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest head of a request, in bytes.
@@ -26,11 +27,15 @@ pub(crate) fn serve(address: SocketAddr, metrics: MetricsReader) -> io::Result<S
 }
 
 fn answer(mut stream: TcpStream, metrics: &MetricsReader) -> io::Result<()> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let end = Instant::now() + TIMEOUT;
+    let left = || {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::Error::from(io::ErrorKind::TimedOut)) } else { Ok(Some(left)) }
+    };
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+        stream.set_read_timeout(left()?)?;
         let length = stream.read(&mut buffer)?;
         if length == 0 || head.len() > MAX_HEAD {
             return Ok(());
@@ -45,10 +50,18 @@ fn answer(mut stream: TcpStream, metrics: &MetricsReader) -> io::Result<()> {
         (Some(b"GET"), _) => ("404 Not Found", "not found\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET only\n".to_owned()),
     };
-    write!(
-        stream,
+    let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
         text.len()
-    )
+    );
+    let mut rest = answer.as_bytes();
+    while !rest.is_empty() {
+        stream.set_write_timeout(left()?)?;
+        match stream.write(rest)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            length => rest = &rest[length..],
+        }
+    }
+    Ok(())
 }

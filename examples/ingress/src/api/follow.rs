@@ -69,8 +69,8 @@ const WATCH_SECONDS: u64 = 290;
 /// How long a watch may be silent: the API server sends a bookmark about every minute.
 const SILENCE: Duration = Duration::from_secs(100);
 
-/// Objects in a page of a list.
-const PAGE: u32 = 500;
+/// Objects in a page of a list. A Secret has at most about 1.5 MB: a page fits into `MAX_TEXT`.
+const PAGE: u32 = 32;
 
 /// Longest page or line, in bytes.
 const MAX_TEXT: usize = 64 << 20;
@@ -99,7 +99,12 @@ pub(super) async fn run(client: Client, kind: &'static Kind, changes: Sender<Cha
             Ok(Some(mut version)) => {
                 pause = PAUSES.0;
                 loop {
-                    match watch(&client, kind, &mut version, &changes).await {
+                    let before = version.clone();
+                    let watched = watch(&client, kind, &mut version, &changes).await;
+                    if version != before {
+                        pause = PAUSES.0;
+                    }
+                    match watched {
                         Ok(true) => {}
                         Ok(false) => return,
                         Err(End::Gone) => break String::new(),

@@ -17,6 +17,7 @@ use kube::{Client, Config};
 use podswitch_ingress::{Compiled, Objects, Options, compile};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use follow::{Change, KINDS};
 pub(crate) use status::Publish;
@@ -64,12 +65,17 @@ impl Api {
     /// Waits for changes, at most for `longest`; returns the routes if anything changed. Until
     /// every kind has been listed, there are none.
     pub(crate) fn load(&mut self, longest: Duration) -> Option<Compiled> {
+        // Changes that never pause must not keep routes from being published.
+        let end = Instant::now() + longest + COALESCE;
         let (mut wait, mut is_changed) = (longest, false);
         loop {
             match self.changes.recv_timeout(wait) {
                 Ok(change) => {
                     is_changed |= self.apply(change);
-                    wait = COALESCE;
+                    wait = COALESCE.min(end.saturating_duration_since(Instant::now()));
+                    if wait.is_zero() {
+                        break;
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => {

@@ -61,13 +61,17 @@ pub(super) async fn run(
                 return Ok(());
             }
             written.retain(|name| names.contains(name));
+            // One that fails does not keep the others from being written.
+            let mut result = Ok::<(), String>(());
             for name in names {
                 if !written.contains(&name) {
-                    write(&client, &name, &points).await?;
-                    written.insert(name);
+                    match write(&client, &name, &points).await {
+                        Ok(()) => _ = written.insert(name),
+                        Err(reason) => result = result.and(Err(reason)),
+                    }
                 }
             }
-            Ok::<(), String>(())
+            result
         };
         let reason = match timeout(PATIENCE, round).await {
             Ok(Ok(())) => continue,

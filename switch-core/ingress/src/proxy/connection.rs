@@ -11,9 +11,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::{Activity, State};
 use super::client_stream::ClientStream;
 use super::headers::Origin;
 use super::local::{Local, LocalExecutor};
@@ -99,9 +100,13 @@ where
 {
     let options = &local.shared.options;
     let mut stopped = local.stopped.clone();
+    let activity = Activity::new();
     let service = service_fn(|request| {
-        let local = local.clone();
-        async move { Ok::<_, Infallible>(service::serve(local, origin, request, false).await) }
+        let (local, exchange) = (local.clone(), activity.begin());
+        async move {
+            let response = service::serve(local, origin, request, false).await;
+            Ok::<_, Infallible>(response.map(|body| exchange.follow(body)))
+        }
     });
     let stream = ClientStream::http2(stream, options.client_timeout);
     let connection = http2::Builder::new(LocalExecutor)
@@ -111,11 +116,28 @@ where
         .keep_alive_interval(Some(options.head_timeout))
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let (mut is_stopped, mut is_ending) = (false, false);
+    let ended = loop {
+        let wake = match activity.state(options.head_timeout, options.client_timeout) {
+            State::Good(until) => until,
+            State::Idle if !is_ending => {
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+                activity.touch();
+                continue;
+            }
+            // The client does not end the connection, or takes no response.
+            State::Idle | State::Stalled => {
+                return local.shared.metrics.refused(Reason::HeadTimeout);
+            }
+        };
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            _ = stopped.changed(), if !is_stopped => {
+                is_stopped = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep_until(wake) => {}
         }
     };
     if let Err(error) = ended {

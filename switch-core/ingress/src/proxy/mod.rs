@@ -8,6 +8,7 @@
 //! Everything is bounded: connections, the size and number of header fields, bodies, the time that
 //! a client or an endpoint may take. What is refused is counted by reason.
 
+mod activity;
 mod affinity;
 mod body;
 mod canary;

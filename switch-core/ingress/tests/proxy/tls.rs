@@ -1,7 +1,9 @@
 //! TLS: certificates by name, reloads, HTTP/2.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -41,14 +43,24 @@ pub(crate) fn connect(
     name: &str,
     trusted: &[u8],
 ) -> Option<Client<StreamOwned<ClientConnection, TcpStream>>> {
+    connect_with(lab, name, trusted, &[])
+}
+
+fn connect_with(
+    lab: &Lab,
+    name: &str,
+    trusted: &[u8],
+    protocols: &[&[u8]],
+) -> Option<Client<StreamOwned<ClientConnection, TcpStream>>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(trusted.to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = TcpStream::connect(lab.proxy.https().unwrap()).unwrap();
@@ -85,6 +97,26 @@ fn plain_requests_of_a_host_with_tls_are_redirected() {
     let mut client = connect(&lab, "a.test", &one.der).unwrap();
     let response = client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
     assert_eq!(response.service(), "web");
+}
+
+/// HTTP/2 is agreed on, and then the client says nothing, or only that it speaks it.
+#[test]
+fn a_silent_http2_connection_ends() {
+    let mut lab = Lab::with(|options| options.head_timeout = Duration::from_secs(2));
+    let one = certificate(&["a.test"]);
+    lab.add(secret("a", &one));
+    lab.add(tls_ingress("a", "default", "a.test", "a", "web"));
+    lab.publish();
+    // The preface with empty SETTINGS, and the acknowledgement of the other side's.
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
+    for first in [&b""[..], hello] {
+        let mut client = connect_with(&lab, "a.test", &one.der, &[b"h2"]).unwrap();
+        client.stream.get_mut().write_all(first).unwrap();
+        // Until its end: a read that takes longer than `LONG` is another error.
+        let ended = client.stream.read_to_end(&mut Vec::new());
+        let kind = ended.err().map(|error| error.kind());
+        assert!(!matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{kind:?}");
+    }
 }
 
 #[test]
