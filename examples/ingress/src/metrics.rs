@@ -3,10 +3,9 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podswitch_ingress::proxy::MetricsReader;
-use tokio::time::Instant;
 
 /// Time for a request and its answer; one client at a time is served.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,6 +25,7 @@ pub(crate) fn serve(address: SocketAddr, metrics: MetricsReader) -> io::Result<S
     Ok(address)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, far from any packet")]
 fn answer(mut stream: TcpStream, metrics: &MetricsReader) -> io::Result<()> {
     let end = Instant::now() + TIMEOUT;
     let left = || {
