@@ -4,14 +4,14 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_linux::{NetNs, Netlink};
+use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, NODE};
+use podswitch_vswitch_testkit::{Folder, NODE, node_namespace};
 
 /// Pods by their place; their addresses end in it plus 2.
 const INGRESS: usize = 0;
@@ -30,18 +30,6 @@ impl Drop for Ended {
         _ = self.0.kill();
         _ = self.0.wait();
     }
-}
-
-/// Only a build of the complete workspace includes the switch; otherwise it is built here.
-fn build_switch() {
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_ingress")).with_file_name("vswitch");
-    if program.exists() {
-        return;
-    }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--package", "podswitch-vswitch", "--bin", "vswitch"]);
-    assert!(build.status().expect("cargo starts").success(), "vswitch is not built");
 }
 
 fn manifests(node: &str, pods: &[NetNs; 4]) -> String {
@@ -168,12 +156,8 @@ fn get(from: &NetNs, to: SocketAddr, host: &str) -> std::io::Result<(u16, String
 #[test]
 fn the_program_is_a_pod_of_the_switch() {
     podswitch_testkit::require_tap!();
-    build_switch();
     let name = format!("ingress-{}", std::process::id());
-    let node = NetNs::anonymous().expect("a namespace");
-    let mut netlink = Netlink::open(&node).expect("netlink");
-    let lo = netlink.link("lo").expect("every namespace has one").index;
-    netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
+    let node = node_namespace();
     let pods = [(); 4].map(|()| NetNs::anonymous().expect("a namespace"));
     let folder = Folder::new();
     let state = folder.manifest("state", &manifests(&name, &pods));

@@ -22,6 +22,14 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Prints the selected objects as the control socket returns them. `never`: only those that were never used.
+    fn print_json(&self, client: &Client, path: &str, never: bool) -> Done {
+        let never = never.then(|| "true".to_owned());
+        let parameters = [("containing", self.containing.clone()), ("never", never)];
+        print::json(&client.get::<Value>(&Client::query(path, &parameters))?);
+        Ok(())
+    }
+
     /// The rows whose name contains the text.
     ///
     /// # Errors
@@ -93,10 +101,7 @@ pub(crate) fn policies(args: &PolicyArgs, json: bool) -> Done {
     let PolicyArgs { args, never } = args;
     let client = args.target.client()?;
     if json {
-        let never = never.then(|| "true".to_owned());
-        let parameters = [("containing", args.containing.clone()), ("never", never)];
-        print::json(&client.get::<Value>(&Client::query("/v1/policies", &parameters))?);
-        return Ok(());
+        return args.print_json(&client, "/v1/policies", *never);
     }
     // All of them: the nearest names are among those that are not selected.
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
@@ -135,10 +140,7 @@ pub(crate) fn services(args: &ServiceArgs, json: bool) -> Done {
     let ServiceArgs { args, never } = args;
     let client = args.target.client()?;
     if json {
-        let never = never.then(|| "true".to_owned());
-        let parameters = [("containing", args.containing.clone()), ("never", never)];
-        print::json(&client.get::<Value>(&Client::query("/v1/services", &parameters))?);
-        return Ok(());
+        return args.print_json(&client, "/v1/services", *never);
     }
     let (mut rows, mut after) = (Vec::new(), None);
     loop {

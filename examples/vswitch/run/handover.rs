@@ -72,16 +72,8 @@ fn failed(error: &HandoverError) -> Failure {
     Failure::Setup(format!("--take-over: {error}; the running switch goes on"))
 }
 
-/// Hands the node over to the process that connected. `None`: it was not, and this switch goes on.
-pub(super) fn hand_over(
-    node: &NodeHandle,
-    channel: Channel,
-    name: &str,
-    keep_waiting: impl FnMut() -> bool,
-) -> Option<Successor> {
-    let not_handed = |error: &HandoverError| {
-        tracing::warn!(target: "run", %error, "not handed over: this switch goes on");
-    };
+/// The process that connected, if it is a successor. Nothing is stopped for any other one.
+pub(super) fn accept(channel: Channel, name: &str) -> Option<Successor> {
     let successor = Successor::accept(channel, name).inspect_err(not_handed).ok()?;
     let (version, format) = (successor.version(), successor.other_format());
     tracing::info!(target: "run", version, "another switch starts, to take over");
@@ -91,6 +83,15 @@ pub(super) fn hand_over(
             "it is of another format: devices and connections are handed over only"
         );
     }
+    Some(successor)
+}
+
+/// Hands the node over. `None`: it was not, and this switch goes on.
+pub(super) fn hand_over(
+    node: &NodeHandle,
+    successor: Successor,
+    keep_waiting: impl FnMut() -> bool,
+) -> Option<Successor> {
     let prepared = node
         .with(|node| node.device_files())
         .map_err(of_node)
@@ -108,6 +109,10 @@ pub(super) fn hand_over(
         result.map(|()| successor)
     });
     handed.map_err(of_node).and_then(|result| result).inspect_err(not_handed).ok()
+}
+
+fn not_handed(error: &HandoverError) {
+    tracing::warn!(target: "run", %error, "not handed over: this switch goes on");
 }
 
 fn of_node(error: NodeError) -> HandoverError {

@@ -282,9 +282,10 @@ fn serve_node(args: &Args, json: bool) -> Done {
             serving.probes.alive();
             !signals.stopped() && !node.has_ended()
         };
+        let Some(successor) = handover::accept(channel, &args.node) else { continue };
         drop(agent.take());
         serving.dns.stop();
-        match handover::hand_over(&node, channel, &args.node, keep_waiting) {
+        match handover::hand_over(&node, successor, keep_waiting) {
             Some(successor) => break Some(successor),
             None => {
                 agent = handover::again(start_agent, || !signals.stopped());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use podswitch_linux::{NetNs, Netlink};
 use podswitch_vswitch_testkit::running::Running;
-use podswitch_vswitch_testkit::{Folder, NODE, X, Y, head, pod, run, veth_pod};
+use podswitch_vswitch_testkit::{Folder, X, Y, head, node_namespace, pod, run, veth_pod};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -92,10 +92,7 @@ struct World {
 impl World {
     fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let node = NetNs::anonymous().expect("a namespace");
-        let mut netlink = Netlink::open(&node).expect("netlink");
-        let lo = netlink.link("lo").expect("every namespace has one").index;
-        netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
+        let node = node_namespace();
         let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("objects-{}-{number}", std::process::id());

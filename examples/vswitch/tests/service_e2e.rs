@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_linux::{NetNs, Netlink};
+use podswitch_linux::NetNs;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, NODE, head, pod};
+use podswitch_vswitch_testkit::{Folder, NODE, head, node_namespace, pod};
 
 /// Pods by their place: a client, and two servers.
 const X: usize = 0;
@@ -47,10 +47,7 @@ struct World {
 impl World {
     fn start(name: &str, ends: &[End]) -> Self {
         let name = format!("{name}-{}", std::process::id());
-        let node = NetNs::anonymous().expect("a namespace");
-        let mut netlink = Netlink::open(&node).expect("netlink");
-        let lo = netlink.link("lo").expect("every namespace has one").index;
-        netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
+        let node = node_namespace();
         let pods = [(); 3].map(|()| NetNs::anonymous().expect("a namespace"));
         let folder = Folder::new();
         Self::write(&folder, &name, &pods, &[X, Y, Z], ends);

@@ -12,7 +12,7 @@ use podswitch_linux::{NetNs, Netlink, userns};
 use podswitch_testkit::privilege::is_there;
 use podswitch_testkit::test_name;
 use podswitch_vswitch_testkit::running::{PATIENCE, Running};
-use podswitch_vswitch_testkit::{Folder, NODE, X, X6, Y, Y6, head, pod};
+use podswitch_vswitch_testkit::{Folder, NODE, X, X6, Y, Y6, head, node_namespace, pod};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -68,20 +68,12 @@ fn node_name() -> String {
     format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn node_with_address() -> NetNs {
-    let node = NetNs::anonymous().expect("a namespace");
-    let mut netlink = Netlink::open(&node).expect("netlink");
-    let lo = netlink.link("lo").expect("every namespace has one").index;
-    netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
-    node
-}
-
 #[test]
 fn pods_outlive_the_switch() {
     podswitch_testkit::require_privilege!();
     let folder = Folder::new();
     let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
-    let (name, node) = (node_name(), node_with_address());
+    let (name, node) = (node_name(), node_namespace());
     let kind = if tap::is_available().is_ok() { "tap" } else { "veth" };
     let pods = [head(), attached("x", 2, &x, kind), attached("y", 3, &y, "veth")].concat();
     folder.manifest("state", &pods.replace("n1", &name));
@@ -119,7 +111,7 @@ fn states_change_while_pods_talk() {
     podswitch_testkit::require_privilege!();
     let folder = Folder::new();
     let [x, y] = [(); 2].map(|()| NetNs::anonymous().expect("a namespace"));
-    let (name, node) = (node_name(), node_with_address());
+    let (name, node) = (node_name(), node_namespace());
     let state = |pods: &[String]| {
         // Atomically, as writers of manifests should.
         let text = [&[head()], pods].concat().concat().replace("n1", &name);
@@ -159,7 +151,7 @@ fn states_change_while_pods_talk() {
 fn a_pod_that_starts_again_is_attached_again() {
     podswitch_testkit::require_privilege!();
     let folder = Folder::new();
-    let (name, node) = (node_name(), node_with_address());
+    let (name, node) = (node_name(), node_namespace());
     let pod_name = format!("pod-{name}");
     let pod = NetNs::create(&pod_name).expect("a namespace");
     let state = [head(), attached("x", 2, &pod, "veth")].concat();

@@ -1,4 +1,4 @@
-//! Cluster DNS: the zone comes compiled; here it gets the addresses at which it is asked.
+//! Cluster DNS: the zone arrives compiled; here the addresses to which clients send queries are added.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Cluster DNS: the zone, and the addresses at which it is asked.
+//! Cluster DNS: the zone, and the addresses to which clients send queries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ pub mod running;
 pub mod stream;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etherparse::{IpNumber, PacketBuilder};
 use podswitch_core::port::pcap::{CaptureWriter, Direction, Format, read_capture};
-use podswitch_linux::NetNs;
+use podswitch_linux::{NetNs, Netlink};
 
 pub const GATEWAY: [u8; 6] = [0xee; 6];
 pub const X: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
@@ -27,35 +27,43 @@ pub const X6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 pub const Y6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 3);
 pub const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// The program. Cargo builds it before the tests of its own package, in the parent of their folder.
+/// The program. Cargo builds it before the tests of its own package, and with the complete workspace.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test has a path");
-        let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
-        let program = profile.join("vswitch");
-        assert!(program.exists(), "no {}: only tests of its package have it", program.display());
-        program
-    })
+    PROGRAM.get_or_init(|| built("podswitch-vswitch", "vswitch"))
 }
 
-/// The CNI plugin. Only a build of the complete workspace includes it; otherwise it is built here.
+/// The CNI plugin. Cargo builds it with the complete workspace.
 pub fn plugin() -> &'static Path {
     static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
-    PLUGIN.get_or_init(|| {
-        let plugin = program().with_file_name("podswitch-cni");
-        if !plugin.exists() {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut build = Command::new(cargo);
-            build.args(["build", "--package", "podswitch-cni"]);
-            if program().parent().is_some_and(|profile| profile.ends_with("release")) {
-                build.arg("--release");
-            }
-            assert!(build.status().expect("cargo starts").success(), "podswitch-cni is not built");
+    PLUGIN.get_or_init(|| built("podswitch-cni", "podswitch-cni"))
+}
+
+/// A program of another package, in the parent of the tests' folder. It is built here if it is missing.
+fn built(package: &str, name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST");
+    let program = profile.join(name);
+    if !program.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--package", package, "--bin", name]);
+        if profile.ends_with("release") {
+            build.arg("--release");
         }
-        assert!(plugin.exists(), "no {}", plugin.display());
-        plugin
-    })
+        assert!(build.status().expect("cargo starts").success(), "{name} is not built");
+    }
+    assert!(program.exists(), "no {}", program.display());
+    program
+}
+
+/// The namespace of a node with the address [`NODE`].
+pub fn node_namespace() -> NetNs {
+    let ns = NetNs::anonymous().expect("a namespace");
+    let mut netlink = Netlink::open(&ns).expect("netlink");
+    let lo = netlink.link("lo").expect("every namespace has one").index;
+    netlink.add_address(lo, IpAddr::from(NODE).into()).expect("an address");
+    ns
 }
 
 /// Runs the program.

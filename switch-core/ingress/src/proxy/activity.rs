@@ -96,7 +96,7 @@ impl Drop for Exchange {
     }
 }
 
-/// A body that tells when the client takes it: it is asked for more only when there is room.
+/// A body that reports when the client takes it: hyper polls it for more only when there is room.
 pub(super) struct Followed {
     body: ResponseBody,
     exchange: Exchange,

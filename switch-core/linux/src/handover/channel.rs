@@ -184,7 +184,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, in place of whoever did.
+    /// Listens at `path`, in place of any process that did.
     ///
     /// # Errors
     /// The file cannot be made; the path is longer than 107 bytes.

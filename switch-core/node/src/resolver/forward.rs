@@ -1,4 +1,4 @@
-//! Forwarding to other servers, without sockets: which server is asked when, and who waits for what.
+//! Forwarding to other servers, without sockets: which server is queried when, and which clients wait for which reply.
 //!
 //! One query at a time for each question: clients that ask the same wait for the same reply. Everything is bounded: the
 //! queries under way, those who wait, and how many of them one client may have.
@@ -32,7 +32,7 @@ const MAX_OF_CLIENT: usize = 128;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// Most queries for one question: two rounds of the usual two servers.
 const MAX_TRIES: usize = 4;
-/// For how long a server that did not reply is asked last.
+/// For how long a server that did not reply is queried last.
 const REST: Duration = Duration::from_secs(10);
 /// How often `resolv.conf` is read again, and loops are looked for.
 const REFRESH: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(super) struct Waiter {
     pub(super) asked: Asked,
     /// Most bytes of the answer.
     pub(super) limit: usize,
-    /// Our own answer, if its aliases lead to what is asked for.
+    /// Our own answer, if its aliases lead to the name in the question.
     pub(super) aliases: Option<Vec<u8>>,
 }
 
@@ -102,7 +102,7 @@ pub(super) struct Forwarder {
     upstreams: Upstreams,
     /// The servers of `resolv.conf`.
     default: Vec<SocketAddr>,
-    /// Addresses at which this resolver is asked itself.
+    /// Addresses at which this resolver itself is queried.
     own: Vec<SocketAddr>,
     cache: Cache,
     flights: HashMap<u64, Flight>,
@@ -337,7 +337,7 @@ impl Forwarder {
         self.actions.push_back(Action::Answer { client: waiter.client, message });
     }
 
-    /// What is due: queries whose time is up, `resolv.conf`, probes. `own`: where this resolver is asked itself.
+    /// What is due: queries whose time is up, `resolv.conf`, probes. `own`: the addresses of this resolver.
     pub(super) fn tick(&mut self, now: Instant, own: impl FnOnce() -> Vec<SocketAddr>) {
         let due: Vec<u64> =
             self.flights.iter().filter(|(_, it)| it.until <= now).map(|(id, _)| *id).collect();

@@ -121,7 +121,7 @@ fn another_server_is_asked_if_one_does_not_reply_or_fails() {
     assert_ne!(first, second);
     forwarder.reply(now, flight, &reply(&query, 1, 0));
     assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::NOERROR);
-    // The one that failed is asked last for a while.
+    // The one that failed is queried last for a while.
     for id in 0..8 {
         ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
         assert_eq!(sent(&mut forwarder).unwrap().1, second);

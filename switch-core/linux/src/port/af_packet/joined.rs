@@ -8,7 +8,7 @@ use podswitch_core::packet::{
     BATCH, Batch, MAX_UDP_HEADERS, Packet, Pool, SizeClass, UdpRun, UdpRuns,
 };
 
-use super::PacketPort;
+use super::port::PacketPort;
 
 impl PacketPort {
     /// As `tx` of the port, for a burst that has runs of datagrams.
