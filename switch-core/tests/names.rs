@@ -231,6 +231,22 @@ fn damaged_and_fragmented_queries_are_not_answered_here() {
         assert_eq!(switch.recv(CLIENT).len(), 0);
         assert_eq!(switch.recv(BACKEND).len(), 1);
         assert_eq!(switch.count(|counters| counters.names.passed.get()), 1);
+
+        // Whole, the same query would be answered.
+        let (from, to) = (addresses(CLIENT)[f], vip(f));
+        let udp = rig::frames::udp(from, to, (4001, 53), &ask(API, rt::A));
+        let pieces = rig::frames::fragments((from, to), proto::UDP, 7, &udp, &[32]);
+        assert_eq!(pieces.len(), 2);
+        for piece in &pieces {
+            switch.send(CLIENT, &framed(CLIENT, piece));
+        }
+        assert_eq!(switch.recv(CLIENT).len(), 0);
+        assert_eq!(switch.recv(BACKEND).len(), 2);
+        assert_eq!(switch.dropped(), []);
+        switch.send(CLIENT, &datagram(f, 4001, &ask(API, rt::A)));
+        answer(&mut switch, f, 4001);
+        quiet(&mut switch);
+        switch.assert_adds_up();
     }
 }
 

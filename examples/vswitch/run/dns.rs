@@ -12,7 +12,7 @@ use podswitch_dns::{MAX_TTL, Name, PodNames, Settings};
 use podswitch_kubernetes::NameOptions;
 use podswitch_linux::confine;
 use podswitch_node::resolver::{
-    self, RESOLVER_ADDRESSES, Resolver, ResolverOptions, Stub, Upstreams,
+    self, RESOLVER_ADDRESSES, Resolver, ResolverOptions, Stub, Trouble, Upstreams,
 };
 use podswitch_node::{Meters, NodeHandle};
 
@@ -48,7 +48,7 @@ pub(super) struct DnsFlags {
     /// A CoreDNS Corefile, whose `forward` lines name servers. Read at the start.
     #[arg(long, value_name = "FILE")]
     dns_corefile: Option<PathBuf>,
-    /// The file that names the node's own servers. Read again when it changes.
+    /// The file that names the node's own servers. Read again every 10 s.
     #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
     dns_resolv_conf: PathBuf,
     /// Add metrics of DNS under CoreDNS's names, for dashboards that were made for it.
@@ -73,7 +73,7 @@ enum Pods {
 fn stub(text: &str) -> Result<Stub, String> {
     let (zone, servers) = text.split_once('=').ok_or("it is not DOMAIN=ADDRESS[:PORT][,...]")?;
     let servers = servers.split(',').map(resolver::server).collect::<Result<Vec<_>, _>>();
-    Ok(Stub { zone: name(zone)?, servers: servers.map_err(|error| error.to_string())? })
+    Ok(Stub::new(name(zone)?, servers.map_err(|error| error.to_string())?))
 }
 
 fn name(text: &str) -> Result<Name, String> {
@@ -105,28 +105,44 @@ impl DnsFlags {
     /// The Corefile cannot be read.
     pub(super) fn open(&self, meters: &Meters) -> Result<Dns, Failure> {
         meters.set_coredns_names(self.dns_coredns_metrics);
-        let mut upstreams = Upstreams {
-            stubs: self.dns_stub.clone(),
-            resolv_conf: Some(self.dns_resolv_conf.clone()),
-        };
+        let mut upstreams = Upstreams::default();
         if let Some(path) = &self.dns_corefile {
             let failed = |error: &dyn Display| {
                 Failure::Input(format!("--dns-corefile {}: {error}", path.display()))
             };
             let text = fs::read_to_string(path).map_err(|error| failed(&error))?;
-            upstreams.add_corefile(&text).map_err(|error| failed(&error))?;
+            for what in upstreams.add_corefile(&text).map_err(|error| failed(&error))? {
+                tracing::warn!(target: "dns", file = %path.display(), "the Corefile is not followed in all: {what}");
+            }
+        }
+        // Flags go before what a Corefile says of the same domain.
+        for stub in &self.dns_stub {
+            upstreams.set(stub.clone());
         }
         if !self.dns_upstream.is_empty() {
-            // It goes before what a Corefile says of everything else.
-            upstreams.stubs.retain(|stub| stub.zone.wire() != [0]);
             let zone = name(".").map_err(Failure::Input)?;
-            upstreams.stubs.push(Stub { zone, servers: self.dns_upstream.clone() });
+            upstreams.set(Stub::new(zone, self.dns_upstream.iter().copied()));
         }
+        upstreams.set_default(self.dns_resolv_conf.clone());
         let mut options = ResolverOptions::default();
         options.upstreams = upstreams;
         options.counters = meters.resolver();
         options.on_thread_start = Some(confine::worker_thread);
-        Ok(Dns { options, resolver: None, clock: Clock::start(), retry_at: None })
+        let reported = Trouble::default();
+        Ok(Dns { options, resolver: None, clock: Clock::start(), retry_at: None, reported })
+    }
+}
+
+/// Logs what is new in `now`.
+fn report(before: &Trouble, now: &Trouble) {
+    if now.has_no_server && !before.has_no_server {
+        tracing::warn!(target: "dns", "the node's own resolver has no server for names outside the cluster: the node's resolv.conf and the flags name none but itself");
+    }
+    if before.has_no_server && !now.has_no_server {
+        tracing::info!(target: "dns", "the node's own resolver has a server for names outside the cluster again");
+    }
+    for (zone, server) in now.loops.difference(&before.loops) {
+        tracing::warn!(target: "dns", %zone, %server, "the server forwards queries back to the node's own resolver; it is not asked for names of this zone");
     }
 }
 
@@ -138,6 +154,8 @@ pub(super) struct Dns {
     clock: Clock,
     /// Not before then, because it did not start or ended.
     retry_at: Option<Instant>,
+    /// What has been logged of the resolver's servers.
+    reported: Trouble,
 }
 
 impl Dns {
@@ -153,6 +171,11 @@ impl Dns {
             self.resolver = None;
             self.retry_at = Some(self.clock.now() + RETRY);
         }
+        if let Some(resolver) = &self.resolver {
+            let trouble = resolver.trouble();
+            report(&self.reported, &trouble);
+            self.reported = trouble;
+        }
         if self.resolver.is_some() || self.retry_at.is_some_and(|at| self.clock.now() < at) {
             return;
         }
@@ -165,6 +188,7 @@ impl Dns {
         match Resolver::start(node.caller(), self.options.clone()) {
             Ok(resolver) => {
                 self.resolver = Some(resolver);
+                self.reported = Trouble::default();
                 self.retry_at = None;
             }
             Err(error) => {

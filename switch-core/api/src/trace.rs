@@ -116,6 +116,6 @@ pub(crate) fn send_first_packets(
 ) -> Result<Vec<SentPacket>, NotSent> {
     let connections = question.connections(node).map_err(NotSent::Ends)?;
     let first = |is_v4| connections.iter().find(move |c| c.src.is_ipv4() == is_v4);
-    let firsts = [first(true), first(false)].into_iter().flatten();
-    firsts.map(|first| node.send_first_packet(first).map_err(NotSent::Refused)).collect()
+    let firsts: Vec<_> = [first(true), first(false)].into_iter().flatten().copied().collect();
+    node.send_first_packets(&firsts).map_err(NotSent::Refused)
 }

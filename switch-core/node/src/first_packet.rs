@@ -17,7 +17,7 @@ use podswitch_wire::sctp::{self, chunk};
 use serde::Serialize;
 
 use crate::explain::Connection;
-use crate::pods::Pods;
+use crate::pods::{Exit, Pods};
 
 /// TTL or hop limit.
 const TTL: u8 = 64;
@@ -163,15 +163,31 @@ fn init(
     packet.write(bytes, IpNumber::SCTP, &body).ok().map(|()| "SCTP INIT")
 }
 
-/// Sends the first packet of `connection` out of the interface of the pod that has its source address.
+/// Sends the first packet of each connection out of the interface of the pod that has its source address. All are checked
+/// before the first one is sent.
 ///
 /// # Errors
-/// See [`SendError`]; nothing was sent.
+/// See [`SendError`]; nothing was sent, unless the system refused a further one.
 pub(crate) fn send(
     control: &ControlPlane,
     pods: &Pods,
+    connections: &[Connection],
+) -> Result<Vec<SentPacket>, SendError> {
+    let prepared: Result<Vec<_>, _> =
+        connections.iter().map(|connection| prepare(control, pods, connection)).collect();
+    let sent = prepared?.into_iter().map(|(exit, frame, packet)| {
+        send_frame(&exit.namespace, exit.index, &frame)?;
+        Ok(packet)
+    });
+    sent.collect()
+}
+
+/// The frame with the first packet of a connection, and where it is sent from.
+fn prepare(
+    control: &ControlPlane,
+    pods: &Pods,
     connection: &Connection,
-) -> Result<SentPacket, SendError> {
+) -> Result<(Exit, Vec<u8>, SentPacket), SendError> {
     let Connection { src, dst, protocol, sport, dport } = *connection;
     let exit = pods.exit(src).ok_or(SendError::NotHere(src))?;
     let key = FlowKey::new(src, dst, protocol, sport, dport);
@@ -182,10 +198,9 @@ pub(crate) fn send(
     let marks = Marks::new();
     let macs = [exit.mac, control.snapshot().gateway.mac];
     let (frame, what) = frame(connection, macs, exit.mtu, marks)?;
-    send_frame(&exit.namespace, exit.index, &frame)?;
     let is_icmp = matches!(protocol, proto::ICMP | proto::ICMPV6);
-    Ok(SentPacket {
-        pod: exit.pod,
+    let packet = SentPacket {
+        pod: exit.pod.clone(),
         from: src,
         to: dst,
         protocol,
@@ -194,7 +209,8 @@ pub(crate) fn send(
         what,
         marks: marks.hex(),
         length: frame.len(),
-    })
+    };
+    Ok((exit, frame, packet))
 }
 
 #[cfg(test)]

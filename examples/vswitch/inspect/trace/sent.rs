@@ -23,7 +23,7 @@ const BEGIN: Duration = Duration::from_secs(30);
 const RETRIES: usize = 20;
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long frames may be on their way from a worker to here, after the wait.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(1);
 /// Ports of which a connection's source is chosen: those that clients use.
 const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
@@ -133,6 +133,8 @@ impl Outcome {
 #[derive(Debug)]
 pub(super) struct Way {
     packet: Value,
+    /// Addresses and ports that answer: the destination, and the backend of a Service.
+    servers: Vec<(String, Value)>,
     steps: Vec<Step>,
     /// Whether switches beside this node's were watched.
     has_others: bool,
@@ -155,12 +157,17 @@ impl Way {
         self.steps.push(Step { node, is_local, is_answer: !is_request, frame });
     }
 
-    /// Whether the frame goes to the sender's address and port; an echo has its identifier as the requester's port.
+    /// Whether the frame goes from a server to the sender's address and port; an echo has its identifier as the
+    /// requester's port.
     fn is_answer(&self, frame: &Value) -> bool {
         let packet = &self.packet;
+        let is_icmp = packet["port"] == 0;
         frame["protocol"] == packet["protocol"]
             && frame["dst"] == packet["from"]
             && frame["dport"] == packet["sport"]
+            && self.servers.iter().any(|(address, port)| {
+                frame["src"] == address.as_str() && (is_icmp || frame["sport"] == *port)
+            })
     }
 
     fn sort(&mut self) {
@@ -292,7 +299,8 @@ fn other_capture(request: &Request<'_>) -> String {
 fn limits(request: &Request<'_>) -> [(&'static str, Option<String>); 4] {
     [
         ("format", Some("json".to_owned())),
-        ("seconds", Some(request.wait.to_string())),
+        // It begins before the packet is sent: when all have begun.
+        ("seconds", Some((request.wait + BEGIN.as_secs()).to_string())),
         ("count", Some(MAX_FRAMES.to_string())),
         ("snaplen", Some(SNAP_LEN.to_string())),
     ]
@@ -337,11 +345,23 @@ pub(super) fn send(client: &Client, request: &Request<'_>) -> Result<Vec<Way>, F
     let answer: Value = client.post(&request.uri)?;
     let packets = answer["sent"].as_array().cloned().unwrap_or_default();
     let has_others = !request.also.is_empty();
-    let ways = packets.into_iter().map(|packet| Way { packet, steps: Vec::new(), has_others });
+    let ways = packets.into_iter().map(|packet| {
+        let servers = servers(&packet, request.traces);
+        Way { packet, servers, steps: Vec::new(), has_others }
+    });
     let mut ways: Vec<Way> = ways.collect();
     follow(&reports, &nodes, Duration::from_secs(request.wait) + GRACE, &mut ways);
     ways.iter_mut().for_each(Way::sort);
     Ok(ways)
+}
+
+/// Where answers to a packet come from.
+fn servers(packet: &Value, traces: &[Value]) -> Vec<(String, Value)> {
+    let is_its = |trace: &&Value| trace["from"] == packet["from"] && trace["to"] == packet["to"];
+    let backends = traces.iter().filter(is_its).filter_map(|trace| trace["backend"].as_str());
+    let backends = backends.filter_map(|text| text.parse::<std::net::SocketAddr>().ok());
+    let backends = backends.map(|backend| (backend.ip().to_string(), backend.port().into()));
+    std::iter::once((text(&packet["to"]), packet["port"].clone())).chain(backends).collect()
 }
 
 /// Waits until all captures have begun; returns their nodes.
@@ -389,7 +409,11 @@ fn follow(reports: &Receiver<Report>, nodes: &[String], time: Duration, ways: &m
                 }
                 warn_of_loss(node, &line);
             }
-            Ok(Report::Ended { .. }) => {}
+            Ok(Report::Ended { watcher, result: Err(error) }) => {
+                let node = nodes.get(watcher).map_or("", String::as_str);
+                print::note(format_args!("{node}: the capture broke off: {error}"));
+            }
+            Ok(Report::Ended { result: Ok(()), .. }) => {}
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         }
     }
@@ -398,6 +422,9 @@ fn follow(reports: &Receiver<Report>, nodes: &[String], time: Duration, ways: &m
 fn warn_of_loss(node: &str, line: &Value) {
     if let Some(lost) = line["lost"].as_u64().filter(|lost| *lost > 0) {
         print::note(format_args!("{node}: {lost} frames were lost, the packet may be among them"));
+    }
+    if line["frames"].as_u64() >= Some(MAX_FRAMES) {
+        print::note(format_args!("{node}: the capture is full, the packet may not be in it"));
     }
 }
 
@@ -408,13 +435,15 @@ mod tests {
     use super::*;
 
     fn frame(port: &str, direction: &str, text: &str, marked: bool) -> Value {
-        let (bytes, dst, dport) = match marked {
-            true => ("00aa1111bb2222", "10.1.1.2", 80),
-            false => ("00", "10.1.0.2", 50_000),
+        let (client, server) = (("10.1.0.2", 50_000), ("10.1.1.2", 80));
+        let (bytes, (src, sport), (dst, dport)) = match marked {
+            true => ("00aa1111bb2222", client, server),
+            false => ("00", server, client),
         };
         json!({
             "time": "2026-01-01T00:00:00Z", "port": port, "direction": direction, "text": text,
-            "is_tunnel": port == "uplink", "dst": dst, "dport": dport, "protocol": 6, "frame": bytes,
+            "is_tunnel": port == "uplink", "src": src, "sport": sport, "dst": dst, "dport": dport,
+            "protocol": 6, "frame": bytes,
         })
     }
 
@@ -423,7 +452,9 @@ mod tests {
             "from": "10.1.0.2", "to": "10.1.1.2", "protocol": 6, "sport": 50_000, "port": 80,
             "marks": ["aa1111", "bb2222"],
         });
-        let mut way = Way { packet, steps: Vec::new(), has_others };
+        let trace = json!({"from": "10.1.0.2", "to": "10.1.1.2", "backend": "10.1.1.3:8080"});
+        let servers = servers(&packet, &[trace]);
+        let mut way = Way { packet, servers, steps: Vec::new(), has_others };
         for (node, frame) in frames {
             way.offer(node, *node == "n1", frame);
         }
@@ -459,6 +490,15 @@ mod tests {
         other["frame"] = "00aa1111".into();
         let way = way(false, &[("n1", other)]);
         assert!(way.steps.is_empty(), "one mark is not both");
+        let answer = |src: &str, sport: u16| {
+            let mut frame = frame("a/x", "sent", "sent, received by uplink", false);
+            (frame["src"], frame["sport"]) = (src.into(), sport.into());
+            self::way(false, &[("n1", frame)]).result().name()
+        };
+        assert_eq!(answer("10.1.1.2", 80), "answered");
+        assert_eq!(answer("10.1.1.3", 8080), "answered", "the backend");
+        assert_eq!(answer("10.1.1.2", 81), "lost", "another connection of the same port");
+        assert_eq!(answer("10.1.1.4", 80), "lost");
     }
 
     #[test]

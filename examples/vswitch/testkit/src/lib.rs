@@ -57,6 +57,21 @@ fn built(package: &str, name: &str) -> PathBuf {
     program
 }
 
+/// A run directory on tmpfs, removed however the test ends.
+pub struct RunDir(pub String);
+
+impl RunDir {
+    pub fn new(name: &str) -> Self {
+        Self(format!("/dev/shm/podswitch-{name}-{}", std::process::id()))
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// The namespace of a node with the address [`NODE`].
 pub fn node_namespace() -> NetNs {
     let ns = NetNs::anonymous().expect("a namespace");

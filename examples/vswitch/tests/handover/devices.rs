@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use podswitch_vswitch_testkit::Folder;
 use podswitch_vswitch_testkit::cluster::{Fabric, Node, put, serve, tcp, udp};
 use podswitch_vswitch_testkit::stream::Stream;
+use podswitch_vswitch_testkit::{Folder, RunDir};
 
 const PORT: u16 = 8080;
 const ROUNDS: usize = 3;
@@ -18,10 +18,10 @@ fn nothing_is_lost(more: &[&str]) {
     let nodes = [1, 2].map(|n| Node::new(&fabric, n, &[false], &["tap", "veth"]));
     let folder = Folder::new();
     put(&folder, &nodes.each_ref().map(Node::manifest));
-    let run_dirs = nodes.each_ref().map(|node| format!("/dev/shm/podswitch-{}", node.name));
+    let run_dirs = nodes.each_ref().map(|node| RunDir::new(&node.name));
     let start = |n: usize, workers: usize| {
         let workers = workers.to_string();
-        let own = ["--run-dir", &run_dirs[n], "--take-over", "--workers", &workers];
+        let own = ["--run-dir", &run_dirs[n].0, "--take-over", "--workers", &workers];
         nodes[n].start(&folder, &[&own, more].concat())
     };
     let mut switches = [0, 1].map(|n| start(n, 1 + n));
@@ -62,7 +62,6 @@ fn nothing_is_lost(more: &[&str]) {
     for switch in switches {
         assert_eq!(switch.stop(), Some(0));
     }
-    run_dirs.iter().for_each(|dir| std::fs::remove_dir_all(dir).expect("it is there"));
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 
 use podswitch_linux::sysctl;
+use podswitch_vswitch_testkit::RunDir;
 use podswitch_vswitch_testkit::running::Running;
 use podswitch_vswitch_testkit::stream::{FAST, Stream};
 
-use crate::outlive::{Open, RunDir, assert_monotone, open};
+use crate::outlive::{Open, assert_monotone, open};
 use crate::world::{BALANCER, CLIENT, NODE, PODS, World, resets, rules};
 
 /// Sends both ways over every connection.

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use podswitch_linux::{NetNs, Netlink, sysctl};
-use podswitch_vswitch_testkit::run;
 use podswitch_vswitch_testkit::running::{Limit, PATIENCE};
+use podswitch_vswitch_testkit::{RunDir, run};
 use serde_json::Value;
 
 use crate::world::{BALANCER, CLIENT, NODE, PODS, World, connect, ip, resets, rules};
@@ -43,21 +43,6 @@ pub(crate) fn open(
     assert_eq!(told, own, "{what}");
     server.set_read_timeout(Some(PATIENCE)).expect("set");
     Open { what, client, server }
-}
-
-/// A run directory on tmpfs, removed however the test ends.
-pub(crate) struct RunDir(pub(crate) String);
-
-impl RunDir {
-    pub(crate) fn new(name: &str) -> Self {
-        Self(format!("/dev/shm/podswitch-{name}-{}", std::process::id()))
-    }
-}
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Connections of every kind, both families: the switch ends again and again while they are open, either end or both

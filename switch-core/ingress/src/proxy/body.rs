@@ -129,7 +129,7 @@ impl Body for RequestBody {
             }
             Poll::Pending => {
                 ready!(this.pause.poll(cx));
-                fail(Reason::HeadTimeout)
+                fail(Reason::BodyTimeout)
             }
         }
     }

@@ -1,52 +1,27 @@
 //! The time of day, for logs and cookies.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-/// Time since 1970.
-pub(super) fn now() -> Duration {
+/// Now.
+pub(super) fn now() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "dates in logs and cookies; no packet path")]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Year, month and day of a number of days since 1970-01-01.
-fn civil(days: i64) -> (i64, i64, i64) {
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (yoe + era * 400 + i64::from(month <= 2), month, day)
+    SystemTime::now()
 }
 
 /// `2026-03-01T12:00:00.123Z` (RFC 3339).
-pub(super) fn rfc3339(time: Duration) -> String {
-    let (year, month, day) = civil((time.as_secs() / 86_400) as i64);
-    let second = time.as_secs() % 86_400;
-    let (hour, minute, milli) = (second / 3600, second / 60 % 60, time.subsec_millis());
-    let second = second % 60;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// `Sun, 01 Mar 2026 12:00:00 GMT` (RFC 9110 section 5.6.7).
-pub(super) fn http_date(time: Duration) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let days = time.as_secs() / 86_400;
-    let (year, month, day) = civil(days as i64);
-    let (name, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
-    let second = time.as_secs() % 86_400;
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{name}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+pub(super) fn http_date(time: SystemTime) -> String {
+    httpdate::fmt_http_date(time)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]
@@ -57,7 +32,7 @@ mod tests {
             (784_111_777, "1994-11-06T08:49:37.000Z", "Sun, 06 Nov 1994 08:49:37 GMT"),
             (4_102_444_799, "2099-12-31T23:59:59.000Z", "Thu, 31 Dec 2099 23:59:59 GMT"),
         ] {
-            let time = Duration::from_secs(seconds);
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
             assert_eq!((rfc3339(time).as_str(), http_date(time).as_str()), (rfc, http));
         }
     }

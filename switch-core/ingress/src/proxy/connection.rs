@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -126,10 +128,9 @@ where
                 activity.touch();
                 continue;
             }
-            // The client does not end the connection, or takes no response.
-            State::Idle | State::Stalled => {
-                return local.shared.metrics.refused(Reason::HeadTimeout);
-            }
+            // The client does not end the connection: nothing of it is refused.
+            State::Idle => return,
+            State::Stalled => return local.shared.metrics.refused(Reason::ClientStalled),
         };
         tokio::select! {
             ended = connection.as_mut() => break ended,
@@ -147,7 +148,9 @@ where
 
 /// hyper has answered with status 400 or 431, or has closed the connection.
 fn count(local: &Local, error: &hyper::Error) {
-    let reason = if error.is_timeout() {
+    let reason = if is_stalled(error) {
+        Reason::ClientStalled
+    } else if error.is_timeout() {
         Reason::HeadTimeout
     } else if error.is_parse_too_large() {
         Reason::HeadTooLarge
@@ -157,4 +160,17 @@ fn count(local: &Local, error: &hyper::Error) {
         return;
     };
     local.shared.metrics.refused(reason);
+}
+
+/// Whether the client took nothing for too long: see [`ClientStream`].
+fn is_stalled(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let kind = error.downcast_ref().map(io::Error::kind);
+        if kind == Some(io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

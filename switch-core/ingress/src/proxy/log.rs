@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::clock;
+use super::metrics::Number;
 use crate::routes::Route;
 
 /// Lines that wait to be written; more are lost, and counted.
@@ -20,6 +21,8 @@ const QUEUE: usize = 16_384;
 #[derive(Debug)]
 pub struct LogWriter {
     lines: SyncSender<String>,
+    /// Lines that were not written.
+    lost: Arc<Number>,
 }
 
 impl LogWriter {
@@ -29,29 +32,42 @@ impl LogWriter {
     /// The thread cannot be started.
     pub fn start(out: Box<dyn Write + Send>) -> std::io::Result<Self> {
         let (lines, queue) = sync_channel(QUEUE);
-        thread::Builder::new().name("ingress-log".to_owned()).spawn(move || write(queue, out))?;
-        Ok(Self { lines })
+        let lost = Arc::new(Number::default());
+        let counted = lost.clone();
+        let thread = thread::Builder::new().name("ingress-log".to_owned());
+        thread.spawn(move || write(queue, out, &counted))?;
+        Ok(Self { lines, lost })
     }
 
-    /// Whether the line will be written.
-    pub(super) fn add(&self, line: String) -> bool {
-        self.lines.try_send(line).is_ok()
+    /// Queues the line, or counts it as lost.
+    pub(super) fn add(&self, line: String) {
+        if self.lines.try_send(line).is_err() {
+            self.lost.add(1);
+        }
+    }
+
+    /// The number of lines that were not written.
+    pub(super) fn lost(&self) -> Arc<Number> {
+        self.lost.clone()
     }
 }
 
-fn write(queue: Receiver<String>, mut out: Box<dyn Write + Send>) {
+fn write(queue: Receiver<String>, mut out: Box<dyn Write + Send>, lost: &Number) {
     while let Ok(line) = queue.recv() {
         // What waits goes into one write.
-        let mut text = line;
+        let (mut text, mut count) = (line, 1);
         text.push('\n');
         while text.len() < 1 << 16
             && let Ok(line) = queue.try_recv()
         {
             text.push_str(&line);
             text.push('\n');
+            count += 1;
         }
-        _ = out.write_all(text.as_bytes());
-        _ = out.flush();
+        // Some of them may have been written: how many cannot be known.
+        if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+            lost.add(count);
+        }
     }
 }
 

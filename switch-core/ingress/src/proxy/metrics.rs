@@ -1,6 +1,7 @@
 //! Counters, shared by the workers.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A number that only grows, or a gauge.
@@ -46,8 +47,12 @@ pub(super) enum Reason {
     Method,
     /// The body exceeds the limit.
     BodyTooLarge,
-    /// The client sent its body too slowly, or ended in it.
+    /// The client sent its body too slowly.
+    BodyTimeout,
+    /// The client ended in its body, or the body is malformed.
     Body,
+    /// The client took nothing of a response for too long.
+    ClientStalled,
     /// No route.
     NoRoute,
     /// The client's address is not in the allowed ranges.
@@ -60,12 +65,16 @@ pub(super) enum Reason {
     Connect,
     /// An endpoint took too long.
     EndpointTimeout,
-    /// An endpoint answered with something that is not HTTP, or ended its connection.
+    /// An endpoint answered with something that is not HTTP, or ended its connection, also in a body.
     Endpoint,
+    /// Nothing went through an upgraded connection for too long.
+    TunnelTimeout,
+    /// A side of an upgraded connection failed.
+    Tunnel,
 }
 
 impl Reason {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 23] = [
         Self::ConnectionLimit,
         Self::ProxyHeader,
         Self::TlsHandshake,
@@ -77,7 +86,9 @@ impl Reason {
         Self::Path,
         Self::Method,
         Self::BodyTooLarge,
+        Self::BodyTimeout,
         Self::Body,
+        Self::ClientStalled,
         Self::NoRoute,
         Self::SourceRange,
         Self::Closed,
@@ -85,6 +96,8 @@ impl Reason {
         Self::Connect,
         Self::EndpointTimeout,
         Self::Endpoint,
+        Self::TunnelTimeout,
+        Self::Tunnel,
     ];
 
     /// Its name in metrics and logs.
@@ -101,7 +114,9 @@ impl Reason {
             Self::Path => "path",
             Self::Method => "method",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
             Self::Body => "body",
+            Self::ClientStalled => "client_stalled",
             Self::NoRoute => "no_route",
             Self::SourceRange => "source_range",
             Self::Closed => "closed",
@@ -109,6 +124,8 @@ impl Reason {
             Self::Connect => "connect",
             Self::EndpointTimeout => "endpoint_timeout",
             Self::Endpoint => "endpoint",
+            Self::TunnelTimeout => "tunnel_timeout",
+            Self::Tunnel => "tunnel",
         }
     }
 
@@ -118,14 +135,14 @@ impl Reason {
             Self::ConnectionLimit | Self::Closed | Self::NoEndpoints => 503,
             Self::ProxyHeader | Self::TlsHandshake | Self::MalformedHead => 400,
             Self::HeadTooLarge => 431,
-            Self::HeadTimeout => 408,
+            Self::HeadTimeout | Self::BodyTimeout | Self::ClientStalled => 408,
             Self::AmbiguousLength | Self::Host | Self::Path | Self::Body => 400,
             Self::Method => 405,
             Self::BodyTooLarge => 413,
             Self::NoRoute => 404,
             Self::SourceRange => 403,
-            Self::Connect | Self::Endpoint => 502,
-            Self::EndpointTimeout => 504,
+            Self::Connect | Self::Endpoint | Self::Tunnel => 502,
+            Self::EndpointTimeout | Self::TunnelTimeout => 504,
         }
     }
 }
@@ -137,8 +154,10 @@ pub(super) struct Metrics {
     pub(super) open: Number,
     pub(super) handshakes: Number,
     pub(super) upgraded: Number,
+    /// Workers whose threads have ended.
+    pub(super) ended: Number,
     pub(super) reloads: Number,
-    pub(super) log_lost: Number,
+    log_lost: Arc<Number>,
     pub(super) received: Number,
     pub(super) sent: Number,
     /// By the status's first digit, from 1.
@@ -156,6 +175,11 @@ pub(super) struct Metrics {
 const BOUNDS: [u64; 8] = [500, 1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
 
 impl Metrics {
+    /// `log_lost`: counted by the log.
+    pub(super) fn new(log_lost: Arc<Number>) -> Self {
+        Self { log_lost, ..Self::default() }
+    }
+
     pub(super) fn refused(&self, reason: Reason) {
         self.refused[reason as usize].add(1);
     }

@@ -86,7 +86,11 @@ impl Proxy {
             let (shared, stopped) = (proxy.shared.clone(), stopped.clone());
             let thread = std::thread::Builder::new().name(format!("ingress-{number}"));
             let worker = worker::Worker::prepare(shared, listeners, stopped)?;
-            proxy.workers.push(thread.spawn(move || worker.run())?);
+            let ended = Ended(proxy.shared.clone());
+            proxy.workers.push(thread.spawn(move || {
+                let _ended = ended;
+                worker.run();
+            })?);
         }
         Ok(proxy)
     }
@@ -126,6 +130,15 @@ impl Proxy {
     }
 }
 
+/// Counts a worker that ends, even by a panic.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.metrics.ended.add(1);
+    }
+}
+
 /// Reads the metrics of a proxy.
 #[derive(Clone, Debug)]
 pub struct MetricsReader(Arc<Shared>);
@@ -134,6 +147,11 @@ impl MetricsReader {
     /// In the Prometheus text format.
     pub fn text(&self) -> String {
         self.0.metrics.text()
+    }
+
+    /// Whether every worker runs.
+    pub fn is_healthy(&self) -> bool {
+        self.0.metrics.ended.get() == 0
     }
 }
 

@@ -53,7 +53,20 @@ pub(super) struct Finish {
     pub(super) status: u16,
     pub(super) sent: u64,
     pub(super) progress: Option<Rc<Progress>>,
+    /// Why the request was refused; that is counted already.
+    pub(super) refused: Option<Reason>,
+    /// Why the body of the response ended early.
+    pub(super) broken: Option<Reason>,
     pub(super) entry: Option<Box<Entry>>,
+}
+
+impl Finish {
+    /// Why the exchange broke after its response had begun. A request's body that breaks may end the
+    /// endpoint's response: it goes first.
+    fn broken(&self) -> Option<Reason> {
+        let fault = self.progress.as_ref().and_then(|progress| progress.fault.get());
+        fault.or(self.broken).filter(|_| self.refused.is_none())
+    }
 }
 
 impl Drop for Finish {
@@ -64,13 +77,16 @@ impl Drop for Finish {
         metrics.response(self.status, duration.as_micros() as u64);
         metrics.received.add(received);
         metrics.sent.add(self.sent);
+        let broken = self.broken();
+        if let Some(reason) = broken {
+            metrics.refused(reason);
+        }
         let Some(mut entry) = self.entry.take() else { return };
         (entry.received, entry.sent) = (received, self.sent);
         (entry.status, entry.duration) = (self.status, duration);
-        if let Some(log) = &self.local.shared.log
-            && !log.add(entry.line())
-        {
-            metrics.log_lost.add(1);
+        entry.reason = self.refused.or(broken).map(Reason::name);
+        if let Some(log) = &self.local.shared.log {
+            log.add(entry.line());
         }
     }
 }
@@ -97,6 +113,12 @@ impl ResponseBody {
         }
         let pause = Pause::new(pause);
         Self { source: Source::Endpoint { incoming, pause, give_back }, finish: None }
+    }
+
+    fn set_broken(&mut self, reason: Reason) {
+        if let Some(finish) = &mut self.finish {
+            finish.broken = Some(reason);
+        }
     }
 
     pub(super) fn finish(mut self, finish: Finish) -> Self {
@@ -126,14 +148,18 @@ impl Body for ResponseBody {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         ready!(pause.poll(cx));
-                        let broken = Broken(Reason::EndpointTimeout);
-                        return Poll::Ready(Some(Err(broken.into())));
+                        let reason = Reason::EndpointTimeout;
+                        this.set_broken(reason);
+                        return Poll::Ready(Some(Err(Broken(reason).into())));
                     }
                 };
                 pause.end();
                 let is_over = frame.is_none() || incoming.is_end_stream();
                 if let Some(it) = give_back.take_if(|_| is_over) {
                     it.give_back();
+                }
+                if matches!(frame, Some(Err(_))) {
+                    this.set_broken(Reason::Endpoint);
                 }
                 frame.map(|frame| frame.map_err(Into::into))
             }

@@ -80,7 +80,7 @@ impl Exchange {
     fn finish(
         mut self,
         mut response: Response<ResponseBody>,
-        reason: Option<Reason>,
+        refused: Option<Reason>,
     ) -> Response<ResponseBody> {
         if !response.headers().contains_key(header::SERVER) {
             response.headers_mut().insert(header::SERVER, HeaderValue::from_static("podswitch"));
@@ -88,7 +88,6 @@ impl Exchange {
         if let Some(entry) = &mut self.entry {
             entry.route = self.route.take();
             entry.endpoint = self.endpoint;
-            entry.reason = reason.map(Reason::name);
         }
         let finish = Finish {
             local: self.local,
@@ -96,6 +95,8 @@ impl Exchange {
             status: response.status().as_u16(),
             sent: 0,
             progress: self.progress,
+            refused,
+            broken: None,
             entry: self.entry,
         };
         response.map(|body| body.finish(finish))
@@ -351,7 +352,12 @@ fn switch(
     let endpoint = hyper::upgrade::on(&mut response);
     let pause = settings.read_timeout.max(settings.send_timeout);
     exchange.local.shared.metrics.upgraded.add(1);
-    spawn_local(exchange.local.clone().tunnel(tunnel::run(client, endpoint, pause)));
+    let local = exchange.local.clone();
+    spawn_local(exchange.local.clone().tunnel(async move {
+        if let Err(reason) = tunnel::run(client, endpoint, pause).await {
+            local.shared.metrics.refused(reason);
+        }
+    }));
     let mut response = response.map(|_| ResponseBody::empty());
     headers::remove_hop_by_hop(response.headers_mut());
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -29,6 +29,7 @@ impl Shared {
         let state = Arc::new(ArcSwap::from_pointee(State::default()));
         let tls = tls::server(state.clone())?;
         let endpoint_tls = [tls::client(b"http/1.1")?, tls::client(b"h2")?];
-        Ok(Self { options, state, metrics: Metrics::default(), log, tls, endpoint_tls })
+        let metrics = Metrics::new(log.as_ref().map(LogWriter::lost).unwrap_or_default());
+        Ok(Self { options, state, metrics, log, tls, endpoint_tls })
     }
 }

@@ -7,9 +7,17 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
 use tokio::time::{Instant, sleep_until};
 
+use super::metrics::Reason;
+
 /// Copies until both sides have ended, one fails, or neither sends anything for `pause`.
-pub(super) async fn run(client: OnUpgrade, endpoint: OnUpgrade, pause: Duration) {
-    let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) else { return };
+pub(super) async fn run(
+    client: OnUpgrade,
+    endpoint: OnUpgrade,
+    pause: Duration,
+) -> Result<(), Reason> {
+    let (Ok(client), Ok(endpoint)) = (client.await, endpoint.await) else {
+        return Err(Reason::Tunnel);
+    };
     let (mut client_in, mut client_out) = split(TokioIo::new(client));
     let (mut endpoint_in, mut endpoint_out) = split(TokioIo::new(endpoint));
     let last = std::cell::Cell::new(Instant::now());
@@ -22,8 +30,8 @@ pub(super) async fn run(client: OnUpgrade, endpoint: OnUpgrade, pause: Duration)
         }
     };
     tokio::select! {
-        _ = both => {}
-        () = idle => {}
+        ended = both => ended.map(drop).map_err(|_| Reason::Tunnel),
+        () = idle => Err(Reason::TunnelTimeout),
     }
 }
 

@@ -304,10 +304,13 @@ fn the_proxy_protocol_names_the_client() {
 fn an_endpoint_that_refuses_or_ends_does_not_fail_a_request() {
     let mut lab = Lab::new();
     let living = echo("web");
-    // Nobody listens any more at these.
-    let dead: Vec<_> = (0..2)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
-        .collect();
+    // Bound, so that nobody else gets their ports, but not listening.
+    let sockets = [(); 2].map(|()| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket
+    });
+    let dead = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
     lab.service("web", &[dead[0], living, dead[1]]);
     lab.ingress("a", "a.test", "web", json!({}));
     lab.publish();

@@ -195,6 +195,7 @@ fn slow_clients_are_let_go() {
     assert!(idle.response().is_none_or(|response| response.status == 408));
     assert!(tls.response().is_none());
     lab.wait_refused("head_timeout", 2);
+    lab.wait_refused("body_timeout", 1);
     lab.wait_refused("tls_handshake", 1);
     crate::lab::wait("no open connections", || {
         lab.metric("podswitch_ingress_open_connections") == 0

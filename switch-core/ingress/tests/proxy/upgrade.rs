@@ -288,6 +288,51 @@ fn every_request_is_logged() {
     assert_eq!(entries[1]["http.response.status_code"], 404);
 }
 
+/// An endpoint that ends in its response.
+#[test]
+fn a_response_that_breaks_is_counted_and_logged() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (send, lines) = channel();
+    let mut lab = Lab::with_log(|_| {}, Some(LogWriter::start(Box::new(Lines(send))).unwrap()));
+    lab.service("web", &[listener.local_addr().unwrap()]);
+    lab.ingress("a", "a.test", "web", json!({}));
+    lab.publish();
+    let mut client = Client::new(lab.http());
+    client.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut head = vec![0; 4096];
+    let length = stream.read(&mut head).unwrap();
+    assert!(head[..length].ends_with(b"\r\n\r\n"));
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabcde").unwrap();
+    drop(stream);
+    assert!(client.response().is_none(), "half a body");
+    let entry: Value = serde_json::from_str(&lines.recv_timeout(LONG).unwrap()).unwrap();
+    assert_eq!(
+        (&entry["event.reason"], &entry["http.response.status_code"]),
+        (&json!("endpoint"), &json!(200))
+    );
+    assert_eq!(entry["http.response.body.bytes"], 5);
+    assert_eq!(lab.refused("endpoint"), 1);
+}
+
+/// An access log that cannot be written.
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lab = Lab::with_log(|_| {}, Some(LogWriter::start(Box::new(Full)).unwrap()));
+    assert_eq!(lab.get("a.test", "/").status, 404);
+    crate::lab::wait("a lost line", || lab.metric("podswitch_ingress_log_lost_total") == 1);
+}
+
 /// Requests in flight are finished, and then the proxy ends.
 #[test]
 fn a_stop_drains() {
@@ -301,10 +346,13 @@ fn a_stop_drains() {
     client.stream.get_mut().write_all(head.as_bytes()).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
     let (address, proxy) = (lab.http(), lab.proxy);
+    let metrics = proxy.metrics();
+    assert!(metrics.is_healthy());
     let stopping = thread::spawn(move || proxy.stop(LONG));
     // New connections are refused at some time from now on.
     crate::lab::wait("refused", || std::net::TcpStream::connect(address).is_err());
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
     assert_eq!(client.response().unwrap().body, b"ok");
     stopping.join().unwrap();
+    assert!(!metrics.is_healthy(), "the workers have ended");
 }

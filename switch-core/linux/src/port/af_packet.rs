@@ -199,11 +199,11 @@ impl PacketDevice {
         packet::set_qdisc_bypass(fd, bypass).context(what)?;
         packet::set_receive_buffer(fd, RECEIVE_BUFFER).context(what)?;
         let ring = match self.config.receive {
-            Receive::Messages => None,
-            Receive::Ring => {
+            Receive::Ring if receives => {
                 let longest = self.longest();
                 Some(Ring::new(fd, self.config.ring_slots, longest).context(what)?)
             }
+            Receive::Ring | Receive::Messages => None,
         };
         // Receives nothing until it is in the fanout group: otherwise frames would be received
         // twice.

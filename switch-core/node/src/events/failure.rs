@@ -61,6 +61,10 @@ pub enum Failure {
     /// What an earlier run has written cannot be used: of another version, or damaged.
     #[error("not restored from an earlier run: {0}")]
     NotRestored(String),
+    /// An open device of the switch before was not taken over: this switch has none like it. Frames that waited in it are
+    /// lost.
+    #[error("not taken over from the switch before: {0}")]
+    NotInherited(String),
     /// A removed setting could not be restored.
     #[error("{object}: {error}")]
     NotPutBack {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use podswitch_core::port::DeviceFiles;
@@ -14,8 +14,10 @@ use crate::boot::boot_id;
 /// Both ends, after the hello and the files: `count` of two devices.
 fn prepared(count: usize) -> (Successor, Predecessor) {
     let (one, other) = Channel::pair().unwrap();
+    let (begins, begun) = mpsc::channel();
     let joins = thread::spawn(move || {
         let mut predecessor = Predecessor::over(other).unwrap();
+        begins.send(()).unwrap();
         let files = predecessor.greet("n1").unwrap();
         let mut keys = files.close_rest();
         keys.sort();
@@ -23,6 +25,8 @@ fn prepared(count: usize) -> (Successor, Predecessor) {
         send(predecessor.channel_for_tests(), &Message::Freeze).unwrap();
         predecessor
     });
+    // The hello must come soon after the connection: the thread runs by then.
+    begun.recv().unwrap();
     let successor = Successor::accept(one, "n1").unwrap();
     assert_eq!(successor.other_format(), None);
     let file = || Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));

@@ -53,7 +53,28 @@ pub(super) fn write(text: &mut Text, stats: &DnsStats, meters: &Meters) {
             "Queries answered with an error.",
             resolver.errors.get(),
         ),
+        (
+            "podswitch_resolver_ignored_total",
+            "Messages that are no query, without an answer.",
+            resolver.ignored.get(),
+        ),
+        (
+            "podswitch_resolver_mismatched_total",
+            "Messages of other servers that answer no query.",
+            resolver.mismatched.get(),
+        ),
+        ("podswitch_resolver_unsent_total", "Answers that were not sent.", resolver.unsent.get()),
         ("podswitch_resolver_loops_total", "Servers that forward back.", resolver.loops.get()),
+        (
+            "podswitch_resolver_connections_refused_total",
+            "Connections refused at a limit.",
+            resolver.connections_refused.get(),
+        ),
+        (
+            "podswitch_resolver_connections_ended_total",
+            "Connections ended for silence or unread answers.",
+            resolver.connections_ended.get(),
+        ),
     ] {
         text.one(name, "counter", help, value);
     }

@@ -43,10 +43,18 @@ pub struct ResolverCounters {
     pub failed: Count,
     /// Queries refused at a limit.
     pub refused: Count,
+    /// Messages that got no answer: shorter than a header, or answers themselves.
+    pub ignored: Count,
     /// Queries answered with an error of the resolver's own.
     pub errors: Count,
     /// Servers that forward to this resolver, and are asked no more.
     pub loops: Count,
+    /// Messages of other servers that are no answer to what they were asked.
+    pub mismatched: Count,
+    /// Answers that could not be sent.
+    pub unsent: Count,
     /// Connections refused at a limit.
     pub connections_refused: Count,
+    /// Connections ended because they were silent, or because too many answers were not read.
+    pub connections_ended: Count,
 }

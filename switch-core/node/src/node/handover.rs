@@ -8,6 +8,7 @@ use podswitch_core::time::{Clock, Instant};
 use super::Node;
 use super::ownership::Ownership;
 use crate::error::NodeError;
+use crate::events::Failure;
 use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor};
 use crate::host_side::Behind;
 
@@ -43,7 +44,9 @@ impl Node {
     /// The kernel's settings cannot be written.
     pub fn adopt(&mut self) -> Result<(), NodeError> {
         self.ownership = Ownership::Own;
-        self.settings.inherited.close_rest();
+        for key in self.settings.inherited.close_rest() {
+            self.reporter.failure(Failure::NotInherited(key));
+        }
         self.settings.inherited = podswitch_linux::handover::Inherited::default();
         self.pods.forget_inherited();
         self.underlay.forget_inherited();

@@ -380,14 +380,18 @@ impl Node {
         Capture::start(&mut self.control, &self.pods, request)
     }
 
-    /// Sends the first packet of a connection out of the interface of the pod that has its source address, for real: the
+    /// Sends the first packet of each connection out of the interface of the pod that has its source address, for real: the
     /// switch forwards it, and the server gets it. TCP opens with SYN, SCTP with INIT; UDP and ICMP echo carry a short
     /// text. The pod's stack knows nothing of it and resets what a server accepts.
     ///
     /// # Errors
-    /// Nothing was sent: the pod is not attached here, or has such a connection; the protocol has no first packet.
-    pub fn send_first_packet(&self, connection: &Connection) -> Result<SentPacket, SendError> {
-        first_packet::send(&self.control, &self.pods, connection)
+    /// Nothing was sent: a pod is not attached here, or has such a connection; the protocol has no first packet. Or the
+    /// system refused a packet, perhaps after others were sent.
+    pub fn send_first_packets(
+        &self,
+        connections: &[Connection],
+    ) -> Result<Vec<SentPacket>, SendError> {
+        first_packet::send(&self.control, &self.pods, connections)
     }
 
     /// The addresses of what is called `name`: an address, `namespace/pod`, `node/NAME` or

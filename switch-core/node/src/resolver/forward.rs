@@ -14,8 +14,9 @@ use hashbrown::{HashMap, HashSet};
 use podswitch_core::time::Instant;
 
 use super::cache::Cache;
-use super::message::{Asked, Key, probe, time_to_live};
-use super::upstreams::{ROOT, Upstreams};
+use super::message::{Asked, Key, OwnName, probe, time_to_live};
+use super::trouble::SharedTrouble;
+use super::upstreams::{self, Upstreams, Zones};
 use crate::metrics::ResolverCounters;
 
 /// Most queries under way.
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const MAX_TRIES: usize = 4;
 /// For how long a server that did not reply is queried last.
 const REST: Duration = Duration::from_secs(10);
-/// How often `resolv.conf` is read again, and loops are looked for.
+/// How often files such as `resolv.conf` are read again, and loops are looked for.
 const REFRESH: Duration = Duration::from_secs(10);
 /// For how long a server that forwards to this resolver is not asked, before it is probed again.
 const LOOPED: Duration = Duration::from_secs(300);
@@ -100,8 +101,8 @@ type Server = (Vec<u8>, SocketAddr);
 /// See the module's description.
 pub(super) struct Forwarder {
     upstreams: Upstreams,
-    /// The servers of `resolv.conf`.
-    default: Vec<SocketAddr>,
+    /// The servers, as last read.
+    zones: Zones,
     /// Addresses at which this resolver itself is queried.
     own: Vec<SocketAddr>,
     cache: Cache,
@@ -119,12 +120,19 @@ pub(super) struct Forwarder {
     probes: HashMap<Vec<u8>, Server>,
     refresh: Instant,
     counters: Arc<ResolverCounters>,
+    trouble: SharedTrouble,
     actions: VecDeque<Action>,
 }
 
 /// A number that nobody can predict.
 fn random() -> u64 {
     RandomState::new().hash_one(0_u8)
+}
+
+/// As it is written in messages.
+fn written((zone, server): &Server) -> (String, SocketAddr) {
+    let name = OwnName::from_octets(zone.clone());
+    (name.map(|name| name.fmt_with_dot().to_string()).unwrap_or_default(), *server)
 }
 
 /// Counts one less of a client.
@@ -140,7 +148,7 @@ fn decrease(counts: &mut HashMap<IpAddr, usize>, client: IpAddr) {
 impl Forwarder {
     pub(super) fn new(upstreams: Upstreams, counters: Arc<ResolverCounters>) -> Self {
         Self {
-            default: upstreams.read_default(),
+            zones: upstreams.read(),
             upstreams,
             own: Vec::new(),
             cache: Cache::default(),
@@ -154,8 +162,14 @@ impl Forwarder {
             probes: HashMap::new(),
             refresh: Instant::ZERO,
             counters,
+            trouble: SharedTrouble::default(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// What is wrong with the servers, kept up to date.
+    pub(super) fn trouble(&self) -> SharedTrouble {
+        self.trouble.clone()
     }
 
     /// What is to be done next.
@@ -171,6 +185,8 @@ impl Forwarder {
             if self.looped.insert(server.clone(), now + LOOPED).is_none() {
                 self.counters.loops.add(1);
             }
+            let found = written(server);
+            self.trouble.note(|trouble| trouble.loops.extend([found]));
             return self.fail(waiter, Rcode::REFUSED);
         }
         let key = question.key();
@@ -237,10 +253,9 @@ impl Forwarder {
 
     /// Servers of a name, those first that are known to reply; in random order, so that load is shared.
     fn servers(&self, now: Instant, name: &[u8]) -> Vec<SocketAddr> {
-        let (zone, all) = self.upstreams.of(name, &self.default);
-        let zone = zone.to_ascii_lowercase();
+        let (zone, all) = upstreams::of(&self.zones, name);
         let usable = |it: &&SocketAddr| {
-            !self.own.contains(it) && !self.looped.contains_key(&(zone.clone(), **it))
+            !self.own.contains(it) && !self.looped.contains_key(&(zone.to_vec(), **it))
         };
         let mut servers: Vec<SocketAddr> = all.iter().filter(usable).copied().collect();
         if !servers.is_empty() {
@@ -266,6 +281,7 @@ impl Forwarder {
         let Some(flight) = self.flights.get_mut(&id) else { return };
         // What is no answer to this query is from somebody else: the real one may still come.
         let Some((is_truncated, rcode)) = flight.asked.is_answered_by(flight.id, reply) else {
+            self.counters.mismatched.add(1);
             return;
         };
         if is_truncated && !flight.by_tcp {
@@ -281,6 +297,13 @@ impl Forwarder {
         let server = flight.servers[flight.tries % flight.servers.len()];
         self.resting.remove(&server);
         let Some(flight) = self.end(id) else { return };
+        if let Some(probed) = self.probes.get(&flight.asked.lower())
+            && !self.looped.contains_key(probed)
+        {
+            // The server has replied, and has not asked us.
+            let found = written(probed);
+            self.trouble.note(|trouble| trouble.loops.retain(|it| *it != found));
+        }
         if !flight.waiters.is_empty() {
             self.cache.keep(now, flight.key, reply, time_to_live(reply));
         }
@@ -337,7 +360,7 @@ impl Forwarder {
         self.actions.push_back(Action::Answer { client: waiter.client, message });
     }
 
-    /// What is due: queries whose time is up, `resolv.conf`, probes. `own`: the addresses of this resolver.
+    /// What is due: queries whose time is up, files of servers, probes. `own`: the addresses of this resolver.
     pub(super) fn tick(&mut self, now: Instant, own: impl FnOnce() -> Vec<SocketAddr>) {
         let due: Vec<u64> =
             self.flights.iter().filter(|(_, it)| it.until <= now).map(|(id, _)| *id).collect();
@@ -347,29 +370,28 @@ impl Forwarder {
         }
         self.refresh = now + REFRESH;
         self.own = own();
-        let default = self.upstreams.read_default();
-        if default != self.default {
-            self.default = default;
+        let zones = self.upstreams.read();
+        if zones != self.zones {
+            self.zones = zones;
             self.looped.clear();
             self.cache.clear();
+            self.trouble.note(|trouble| trouble.loops.clear());
         }
         self.resting.retain(|_, until| now < *until);
         self.looped.retain(|_, until| now < *until);
         self.probes.clear();
-        let mut servers: HashSet<Server> =
-            self.default.iter().map(|server| (ROOT.to_vec(), *server)).collect();
-        for stub in &self.upstreams.stubs {
-            let zone = stub.zone.wire().to_ascii_lowercase();
-            servers.extend(stub.servers.iter().map(|server| (zone.clone(), *server)));
-        }
+        let of_zone = |(zone, list): &(Vec<u8>, Vec<SocketAddr>)| -> Vec<Server> {
+            list.iter().map(|server| (zone.clone(), *server)).collect()
+        };
+        let mut servers: HashSet<Server> = self.zones.iter().flat_map(of_zone).collect();
+        servers.retain(|(_, server)| !self.own.contains(server));
+        self.trouble.note(|trouble| trouble.has_no_server = servers.is_empty());
         // A name within the zone: a server may well forward other names back, which it is not asked for.
-        for (zone, server) in servers {
-            let is_asked = !self.own.contains(&server);
-            let at = (zone, server);
-            if is_asked
-                && !self.looped.contains_key(&at)
+        for at in servers {
+            if !self.looped.contains_key(&at)
                 && let Some(asked) = probe(random(), &at.0)
             {
+                let server = at.1;
                 self.probes.insert(asked.lower(), at);
                 self.begin(now, asked, vec![server], Vec::new());
             }

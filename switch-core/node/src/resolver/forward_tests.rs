@@ -12,9 +12,9 @@ const A: &str = "192.0.2.1:53";
 const B: &str = "192.0.2.2:53";
 
 fn forwarder(servers: &[&str]) -> Forwarder {
-    let servers = servers.iter().map(|it| it.parse().unwrap()).collect();
-    let zone = Name::parse(".").unwrap();
-    let upstreams = Upstreams { stubs: vec![Stub { zone, servers }], resolv_conf: None };
+    let servers = servers.iter().map(|it| it.parse().unwrap());
+    let mut upstreams = Upstreams::default();
+    upstreams.set(Stub::new(Name::parse(".").unwrap(), servers));
     Forwarder::new(upstreams, Arc::default())
 }
 
@@ -95,6 +95,7 @@ fn one_query_serves_all_that_ask_the_same_and_is_kept() {
     forged[13] ^= 1;
     forwarder.reply(now, flight, &forged);
     assert!(answers(&mut forwarder).is_empty());
+    assert_eq!(forwarder.counters.mismatched.get(), 2);
     forwarder.reply(now, flight, &reply(&query, 300, 0));
     let got = answers(&mut forwarder);
     assert_eq!(got.iter().map(|it| it[1]).collect::<Vec<_>>(), [1, 2]);
@@ -218,13 +219,13 @@ fn a_server_that_forwards_to_us_is_asked_no_more_for_a_while() {
 
 #[test]
 fn a_loop_is_of_one_zone() {
-    let stub = |zone: &str, server: &str| Stub {
-        zone: Name::parse(zone).unwrap(),
-        servers: vec![server.parse().unwrap()],
-    };
+    let stub =
+        |zone: &str, server: &str| Stub::new(Name::parse(zone).unwrap(), [server.parse().unwrap()]);
     let long = [["a"; 60].join("."), ["b"; 60].join(".")].join(".");
-    let stubs = vec![stub(".", A), stub("Corp.example", B), stub("lab.example", B), stub(&long, B)];
-    let upstreams = Upstreams { stubs, resolv_conf: None };
+    let mut upstreams = Upstreams::default();
+    for stub in [stub(".", A), stub("Corp.example", B), stub("lab.example", B), stub(&long, B)] {
+        upstreams.set(stub);
+    }
     let mut forwarder = Forwarder::new(upstreams, Arc::default());
     let now = Instant::from_secs(100);
     forwarder.tick(now, Vec::new);
@@ -241,4 +242,41 @@ fn a_loop_is_of_one_zone() {
     assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
     ask(&mut forwarder, now, "www.lab.example", 2, 2);
     assert_eq!(sent(&mut forwarder).unwrap().1, B.parse().unwrap());
+    let found = ("corp.example.".to_owned(), B.parse().unwrap());
+    assert_eq!(forwarder.trouble.get().loops, [found].into());
+}
+
+#[test]
+fn a_loop_is_known_until_the_server_replies_without_asking() {
+    let mut forwarder = forwarder(&[A]);
+    let found = |forwarder: &Forwarder| forwarder.trouble.get().loops.clone();
+    let mut now = Instant::from_secs(100);
+    for _ in 0..3 {
+        forwarder.tick(now, Vec::new);
+        let (flight, _, query, _) = sent(&mut forwarder).unwrap();
+        send_back(&mut forwarder, now, &query);
+        forwarder.reply(now, flight, &reply(&query, 0, 5));
+        assert_eq!(found(&forwarder), [(".".to_owned(), A.parse().unwrap())].into());
+        now = now + LOOPED + REFRESH;
+    }
+    forwarder.tick(now, Vec::new);
+    let (flight, _, query, _) = sent(&mut forwarder).unwrap();
+    assert_eq!(found(&forwarder).len(), 1, "not known yet");
+    forwarder.reply(now, flight, &reply(&query, 0, 3));
+    assert!(found(&forwarder).is_empty());
+}
+
+#[test]
+fn it_is_known_whether_there_is_any_server() {
+    let has_none = |forwarder: &Forwarder| forwarder.trouble.get().has_no_server;
+    let now = Instant::from_secs(100);
+    let mut without = forwarder(&[]);
+    without.tick(now, Vec::new);
+    assert!(has_none(&without));
+    // Those that are this resolver are none.
+    let mut forwarder = forwarder(&[A, B]);
+    forwarder.tick(now, || vec![A.parse().unwrap()]);
+    assert!(!has_none(&forwarder));
+    forwarder.tick(now + REFRESH, || vec![A.parse().unwrap(), B.parse().unwrap()]);
+    assert!(has_none(&forwarder));
 }

@@ -179,27 +179,20 @@ impl Asked {
         aliases: Option<&[u8]>,
     ) -> Vec<u8> {
         let rcode = Message::from_octets(reply).map_or(Rcode::SERVFAIL, |m| m.header().rcode());
-        let whole = self.build(rcode, limit, |builder| {
+        let whole = self.build(rcode, limit, |records| {
             if let Some(aliases) = aliases {
-                push_section(builder, aliases, Section::Answer, 0)?;
+                push_section(records, aliases, Section::Answer, 0)?;
             }
-            push_section(builder, reply, Section::Answer, age)
-        });
-        let Some(mut bytes) = whole else { return self.failed(Rcode::SERVFAIL) };
-        // What does not fit of the others is left out without a flag (RFC 2181 section 9).
-        let more = self.build(rcode, limit, |builder| {
-            if let Some(aliases) = aliases {
-                push_section(builder, aliases, Section::Answer, 0)?;
+            push_section(records, reply, Section::Answer, age)?;
+            if push_section(records, reply, Section::Authority, age).is_err()
+                && let Some(authority) = &mut records.authority
+            {
+                // What does not fit of the others is left out without a flag (RFC 2181 section 9).
+                authority.rewind();
             }
-            push_section(builder, reply, Section::Answer, age)?;
-            push_section(builder, reply, Section::Authority, age)
+            Ok(())
         });
-        if let Some(more) = more
-            && more[2] & 0x02 == 0
-        {
-            bytes = more;
-        }
-        bytes
+        whole.unwrap_or_else(|| self.failed(Rcode::SERVFAIL))
     }
 
     /// Builds an answer; `None`: not even the question fits. If the records do not fit, those before are kept and the TC

@@ -85,6 +85,26 @@ fn an_answer_is_bounded_by_what_the_client_receives() {
 }
 
 #[test]
+fn authority_is_there_whole_or_not_at_all() {
+    let asked = asked("www.example.com", 1, None);
+    let reply = reply(&asked, Rcode::NOERROR, 20, 300);
+    let whole = asked.answer(&reply, 0, 65_535, None);
+    let mut without = 0;
+    // The builder leaves one byte.
+    for limit in 100..=whole.len() + 1 {
+        let got = asked.answer(&reply, 0, limit, None);
+        let message = Message::from_octets(&got[..]).unwrap();
+        let counts = message.header_counts();
+        assert!(got.len() <= limit, "{limit}");
+        assert_eq!(message.header().tc(), counts.ancount() < 20, "{limit}");
+        assert_eq!(counts.nscount(), u16::from(limit > whole.len()), "{limit}");
+        assert_eq!(message.authority().unwrap().count(), usize::from(counts.nscount()));
+        without += u16::from(!message.header().tc() && counts.nscount() == 0);
+    }
+    assert!(without > 10, "{without}");
+}
+
+#[test]
 fn replies_are_kept_as_long_as_they_say_and_not_longer() {
     let asked = asked("www.example.com", 1, Some(1232));
     for (rcode, addresses, ttl, kept) in [

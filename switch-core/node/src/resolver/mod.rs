@@ -9,6 +9,7 @@ mod forward;
 mod message;
 mod server;
 mod stream;
+mod trouble;
 mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +20,8 @@ use std::thread::JoinHandle;
 use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_policy::rule::Labels;
 
-pub use upstreams::{Stub, UpstreamError, Upstreams, server};
+pub use trouble::Trouble;
+pub use upstreams::{Source, Stub, UpstreamError, Upstreams, server};
 
 use crate::attachment::PodAttachment;
 use crate::error::NodeError;
@@ -27,6 +29,7 @@ use crate::handle::NodeCaller;
 pub use crate::metrics::{Count, ResolverCounters};
 use crate::pod_name::PodName;
 use server::{Listeners, Server};
+use trouble::SharedTrouble;
 
 /// Its addresses: the same on every node, and known to the node alone. Link-local for IPv4, as NodeLocal DNSCache's;
 /// unique local for IPv6, because link-local addresses are not routed there.
@@ -56,6 +59,7 @@ pub struct Resolver {
     node: NodeCaller,
     pod: PodName,
     stop: Arc<AtomicBool>,
+    trouble: SharedTrouble,
     thread: Option<JoinHandle<Result<(), HostError>>>,
 }
 
@@ -79,7 +83,8 @@ impl Resolver {
             Ok::<_, NodeError>((node.control().snapshots(), node.namespace().clone()))
         })??;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut it = Self { node, pod, stop: stop.clone(), thread: None };
+        let mut it =
+            Self { node, pod, stop: stop.clone(), trouble: SharedTrouble::default(), thread: None };
         let mut netlink = Netlink::open(&place)?;
         for address in RESOLVER_ADDRESSES {
             netlink.wait_until_local(address)?;
@@ -89,6 +94,7 @@ impl Resolver {
             .map_err(|error| HostError::new("open the resolver's sockets", error))?;
         let ResolverOptions { upstreams, on_thread_start, counters } = options;
         let server = Server::new(listeners, &RESOLVER_ADDRESSES, snapshots, upstreams, counters);
+        it.trouble = server.trouble();
         let thread = home.spawn("resolver", move || {
             if let Some(start) = on_thread_start {
                 start();
@@ -97,6 +103,11 @@ impl Resolver {
         })?;
         it.thread = Some(thread);
         Ok(it)
+    }
+
+    /// What is wrong with the servers that other names are forwarded to.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.get()
     }
 
     /// Whether its thread has ended, which it does not by itself.

@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 use super::forward::{Action, Client, Forwarder, Waiter};
 use super::message::{self, Read};
 use super::stream::Stream;
+use super::trouble::SharedTrouble;
 use super::upstreams::Upstreams;
 use crate::metrics::ResolverCounters;
 
@@ -127,6 +128,11 @@ impl Server {
         }
     }
 
+    /// What is wrong with the servers of other zones, kept up to date.
+    pub(super) fn trouble(&self) -> SharedTrouble {
+        self.forwarder.trouble()
+    }
+
     /// Serves until `stop`.
     pub(super) fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Relaxed) {
@@ -155,9 +161,10 @@ impl Server {
         self.act(now);
         self.connections.retain(|_, it| {
             let is_busy = it.waiting > 0 || it.stream.has_output();
-            !it.stream.has_ended
-                && (is_busy || now.since(it.active) < IDLE)
-                && now.since(it.active) < 3 * IDLE
+            let silence = now.since(it.active);
+            let is_silent = silence >= if is_busy { 3 * IDLE } else { IDLE };
+            self.counters.connections_ended.add(u64::from(is_silent && !it.stream.has_ended));
+            !is_silent && !it.stream.has_ended
         });
     }
 
@@ -255,9 +262,12 @@ impl Server {
             // The zone may know better what is wrong with it.
             Read::Refused(message) => {
                 let of_zone = self.of_zone(query, transport).map(|(message, _)| message);
+                let count =
+                    if of_zone.is_some() { &self.counters.zone } else { &self.counters.errors };
+                count.add(1);
                 return self.send(now, client, &of_zone.unwrap_or(message));
             }
-            Read::Ignored => return,
+            Read::Ignored => return self.counters.ignored.add(1),
         };
         let limit = match client {
             Client::Udp(..) => asked.udp_limit(),
@@ -266,7 +276,10 @@ impl Server {
         let mut of_zone = self.of_zone(query, transport);
         if of_zone.is_none() {
             // Compressed, or with other records: again as the engine reads it.
-            of_zone = self.of_zone(&asked.plain(asked.id), transport);
+            let plain = asked.plain(asked.id);
+            if plain != query {
+                of_zone = self.of_zone(&plain, transport);
+            }
         }
         let (question, aliases) = match of_zone {
             Some((message, false)) => {
@@ -277,7 +290,10 @@ impl Server {
                 Some(name) if asked.qtype != domain::base::iana::Rtype::CNAME => {
                     (asked.about(name), Some(message))
                 }
-                _ => return self.send(now, client, &message),
+                _ => {
+                    self.counters.zone.add(1);
+                    return self.send(now, client, &message);
+                }
             },
             None => (asked.clone(), None),
         };
@@ -303,17 +319,21 @@ impl Server {
 
     /// Sends a client its answer.
     fn send(&mut self, now: Instant, client: Client, message: &[u8]) {
-        match client {
+        let is_sent = match client {
             // A client that does not take it asks again.
-            Client::Udp(at, peer) => drop(self.listeners.udp[at].send_to(message, peer)),
-            Client::Tcp(id, _) => {
-                if let Some(connection) = self.connections.get_mut(&id) {
+            Client::Udp(at, peer) => self.listeners.udp[at].send_to(message, peer).is_ok(),
+            Client::Tcp(id, _) => match self.connections.get_mut(&id) {
+                Some(connection) if !connection.stream.has_ended => {
                     connection.active = now;
-                    connection.stream.push(message);
+                    let has_room = connection.stream.push(message);
+                    self.counters.connections_ended.add(u64::from(!has_room));
                     connection.stream.flush();
+                    has_room
                 }
-            }
-        }
+                _ => false,
+            },
+        };
+        self.counters.unsent.add(u64::from(!is_sent));
     }
 
     fn accept(&mut self, now: Instant, at: usize) {

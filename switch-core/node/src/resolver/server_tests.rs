@@ -9,23 +9,34 @@ use super::super::stream::MAX_OUTPUT;
 use super::super::upstreams::Stub;
 use super::*;
 
+/// When a test gives up. It takes far less.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Has the server go on until something is so.
+#[track_caller]
+fn turn_until(server: &mut Server, what: &str, is_so: impl Fn(&Server) -> bool) {
+    let clock = Clock::start();
+    let begun = clock.now();
+    while !is_so(server) {
+        assert!(clock.now().since(begun) < LIMIT, "not within {LIMIT:?}: {what}");
+        server.turn();
+    }
+}
+
 /// A server with one connection, and the client's end of it. Its only upstream is one where nobody replies.
 fn server() -> (Server, TcpStream, UdpSocket) {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let servers = vec![silent.local_addr().unwrap()];
-    let upstreams = Upstreams {
-        stubs: vec![Stub { zone: Name::parse(".").unwrap(), servers }],
-        resolv_conf: None,
-    };
+    let mut upstreams = Upstreams::default();
+    upstreams.set(Stub::new(Name::parse(".").unwrap(), [silent.local_addr().unwrap()]));
     let listeners =
         Listeners { udp: Vec::new(), tcp: vec![TcpListener::bind("127.0.0.1:0").unwrap()] };
     listeners.tcp[0].set_nonblocking(true).unwrap();
     let client = TcpStream::connect(listeners.tcp[0].local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.set_write_timeout(Some(LIMIT)).unwrap();
     let snapshots = ControlPlane::new(Default::default()).snapshots();
     let mut server = Server::new(listeners, &[], snapshots, upstreams, Arc::default());
-    while server.connections.is_empty() {
-        server.turn();
-    }
+    turn_until(&mut server, "a connection", |server| !server.connections.is_empty());
     (server, client, silent)
 }
 
@@ -99,9 +110,7 @@ fn a_client_that_reads_nothing_is_answered_until_its_connection_is_crowded() {
             assert!(answer.len() > 60_000);
         }
     });
-    while !reader.is_finished() {
-        server.turn();
-    }
+    turn_until(&mut server, "all answers are read", |_| reader.is_finished());
     reader.join().unwrap();
 }
 
@@ -136,4 +145,43 @@ fn a_connection_ends_when_too_much_waits() {
     }
     server.turn();
     assert!(server.connections.is_empty());
+    assert_eq!(server.counters.connections_ended.get(), 1);
+    assert_eq!(server.counters.unsent.get(), 1);
+    // Its queries that waited are answered in vain.
+    server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+    assert_eq!(server.counters.unsent.get(), 2);
+    assert_eq!(server.counters.connections_ended.get(), 1);
+}
+
+#[test]
+fn what_gets_no_answer_or_an_error_is_counted() {
+    let (mut server, _client, _silent) = server();
+    let client = Client::Tcp(0, [127, 0, 0, 1].into());
+    let now = server.clock.now();
+    let good = &framed("www.example.com")[2..];
+    let changed = |at: usize, byte: u8| {
+        let mut bytes = good.to_vec();
+        bytes[at] = byte;
+        bytes
+    };
+    // An answer, and less than a header; another opcode, two questions, another class.
+    for message in [&changed(2, 0x81)[..], &good[..11]] {
+        server.query(now, message, client);
+    }
+    for message in [changed(2, 0x21), changed(5, 2), changed(good.len() - 1, 3)] {
+        server.query(now, &message, client);
+    }
+    assert_eq!(server.counters.ignored.get(), 2);
+    assert_eq!(server.counters.errors.get(), 3);
+    assert_eq!(server.counters.unsent.get(), 0);
+}
+
+#[test]
+fn connections_beyond_the_limit_of_a_client_are_refused_and_counted() {
+    let (mut server, _client, _silent) = server();
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let _more: Vec<_> = (0..MAX_OF_CLIENT).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let refused = |server: &Server| server.counters.connections_refused.get();
+    turn_until(&mut server, "one is refused", |server| refused(server) > 0);
+    assert_eq!((refused(&server), server.connections.len()), (1, MAX_OF_CLIENT));
 }

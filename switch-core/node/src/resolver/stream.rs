@@ -38,15 +38,17 @@ impl Stream {
         self.output.len() > MAX_OUTPUT
     }
 
-    /// Adds a message to what is to be written. Ends a connection for which too much waits.
-    pub(super) fn push(&mut self, message: &[u8]) {
-        let Ok(len) = u16::try_from(message.len()) else { return };
+    /// Adds a message to what is to be written, and returns whether there was room. Ends a connection for which too much
+    /// waits.
+    pub(super) fn push(&mut self, message: &[u8]) -> bool {
+        let Ok(len) = u16::try_from(message.len()) else { return false };
         if self.output.len() + 2 + message.len() > MAX_QUEUED {
             self.has_ended = true;
-            return;
+            return false;
         }
         self.output.extend(len.to_be_bytes());
         self.output.extend_from_slice(message);
+        true
     }
 
     /// Writes what the socket takes.

@@ -123,8 +123,8 @@ pub fn fill_l4(frame: &mut [u8], parsed: &Parsed) {
 
 /// Completes a partial checksum. `packet` is the frame without padding (up to [`Parsed::end`]). The
 /// bytes from `start` on are summed, including the pseudo-header's sum in the field `offset` bytes
-/// behind `start`, and the result replaces that field. A result of zero is written as 0xffff, as
-/// UDP requires; for other protocols the two are equivalent.
+/// behind `start`, and the result replaces that field. Where UDP has its checksum, a result of zero is written as 0xffff
+/// (RFC 768). TCP's stays zero, as its sender writes it: GRO and segmentation must give back the same segments.
 ///
 /// Returns false, and changes nothing, if the field does not lie in `packet`.
 #[must_use]
@@ -132,7 +132,8 @@ pub fn finish_partial(packet: &mut [u8], start: usize, offset: usize) -> bool {
     let Some(bytes) = packet.get_mut(start..) else {
         return false;
     };
-    let checksum = never_zero(sum(bytes).checksum());
+    let checksum = sum(bytes).checksum();
+    let checksum = if offset == UDP_FIELD { never_zero(checksum) } else { checksum };
     match bytes.get_mut(offset..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         Some(field) => {
             *field = checksum.to_be_bytes();
@@ -142,7 +143,30 @@ pub fn finish_partial(packet: &mut [u8], start: usize, offset: usize) -> bool {
     }
 }
 
+/// Offset of the checksum in a UDP header.
+const UDP_FIELD: usize = 6;
+
 #[inline]
 const fn never_zero(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty bytes whose sum with `field` zero is 0xffff: their checksum is zero.
+    fn zero(offset: usize) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[0..2].copy_from_slice(&[0xff, 0xff]);
+        assert!(finish_partial(&mut bytes, 0, offset));
+        bytes
+    }
+
+    #[test]
+    fn only_udp_never_has_a_checksum_of_zero() {
+        assert_eq!(zero(6)[6..8], [0xff, 0xff], "UDP: RFC 768");
+        assert_eq!(zero(16)[16..18], [0, 0], "TCP");
+        assert_eq!(zero(2)[2..4], [0, 0], "ICMP");
+    }
 }

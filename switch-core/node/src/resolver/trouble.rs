@@ -1,0 +1,34 @@
+//! What is wrong with the servers that other names are forwarded to, for who reports it.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "changed by the resolver's thread every 10 s; no packets pass here"
+)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What is wrong with the servers of other zones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// There is none.
+    pub has_no_server: bool,
+    /// A zone, and a server that forwards it to this resolver; until it is known to do so no more.
+    pub loops: BTreeSet<(String, SocketAddr)>,
+}
+
+/// The same [`Trouble`] for all clones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SharedTrouble(Arc<Mutex<Trouble>>);
+
+impl SharedTrouble {
+    pub(super) fn get(&self) -> Trouble {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Trouble)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
