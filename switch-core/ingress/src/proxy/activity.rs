@@ -7,12 +7,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::body::BoxError;
 use super::response::ResponseBody;
+
+/// Streams whose responses are followed at most: more than a connection may have.
+const MOST_OPEN: usize = 4096;
 
 /// The requests of a connection.
 #[derive(Debug)]
@@ -20,8 +23,13 @@ pub(super) struct Activity {
     /// Since when the client has not taken more of a response; None: it is not the client's turn.
     exchanges: RefCell<HashMap<u64, Option<Instant>>>,
     next: Cell<u64>,
-    /// When the last exchange ended.
+    /// When the client last took a part of a response, or an exchange ended.
     last: Cell<Instant>,
+    /// Streams with a response whose end is not written: hyper and h2 keep what the client's window
+    /// has no room for, after the exchange is over.
+    open: RefCell<HashSet<u32>>,
+    /// The connection takes nothing more at the moment.
+    is_blocked: Cell<bool>,
 }
 
 /// What a connection is.
@@ -31,7 +39,7 @@ pub(super) enum State {
     Good(Instant),
     /// Without a request for too long.
     Idle,
-    /// The client takes nothing of a response.
+    /// The client takes nothing of any response.
     Stalled,
 }
 
@@ -41,6 +49,8 @@ impl Activity {
             exchanges: RefCell::default(),
             next: Cell::new(0),
             last: Cell::new(Instant::now()),
+            open: RefCell::default(),
+            is_blocked: Cell::new(false),
         })
     }
 
@@ -52,21 +62,46 @@ impl Activity {
         Exchange { activity: self.clone(), number }
     }
 
-    /// Idle time begins again.
+    /// The client took something, or idle time begins again.
     pub(super) fn touch(&self) {
         self.last.set(Instant::now());
     }
 
+    /// The head of a response was written, without the end of the stream.
+    pub(super) fn opened(&self, stream: u32) {
+        let mut open = self.open.borrow_mut();
+        if open.len() < MOST_OPEN {
+            open.insert(stream);
+        }
+    }
+
+    /// The end of a stream was written, or one side reset it.
+    pub(super) fn closed(&self, stream: u32) {
+        self.open.borrow_mut().remove(&stream);
+    }
+
+    pub(super) fn set_blocked(&self, is_blocked: bool) {
+        self.is_blocked.set(is_blocked);
+    }
+
+    /// `idle`: the longest time without a request. `pause`: the longest time in which the client
+    /// takes nothing, although it is its turn in every exchange. One stream that the client pauses
+    /// does not end the others.
     pub(super) fn state(&self, idle: Duration, pause: Duration) -> State {
         let now = Instant::now();
+        let next = now + idle.min(pause);
         let exchanges = self.exchanges.borrow();
-        let (end, late) = if exchanges.is_empty() {
-            (self.last.get() + idle, State::Idle)
-        } else {
-            let oldest = exchanges.values().flatten().min();
-            (oldest.map_or(now, |oldest| *oldest) + pause, State::Stalled)
-        };
-        if end <= now { late } else { State::Good(end.min(now + idle.min(pause))) }
+        // While an endpoint has its turn, its own time limits apply.
+        if exchanges.values().any(Option::is_none) {
+            return State::Good(next);
+        }
+        let is_client_due =
+            !exchanges.is_empty() || !self.open.borrow().is_empty() || self.is_blocked.get();
+        let newest = exchanges.values().flatten().max();
+        let last = newest.map_or(self.last.get(), |newest| self.last.get().max(*newest));
+        let (end, late) =
+            if is_client_due { (last + pause, State::Stalled) } else { (last + idle, State::Idle) };
+        if end <= now { late } else { State::Good(end.min(next)) }
     }
 }
 
@@ -136,14 +171,45 @@ mod tests {
         assert_eq!(activity.state(Duration::ZERO, LONG), State::Idle);
         assert!(matches!(activity.state(LONG, LONG), State::Good(_)));
         let exchange = activity.begin();
-        assert!(matches!(activity.state(Duration::ZERO, LONG), State::Good(_)));
+        assert!(matches!(activity.state(Duration::ZERO, Duration::ZERO), State::Good(_)));
         let followed = exchange.follow(ResponseBody::empty());
         assert!(matches!(activity.state(Duration::ZERO, LONG), State::Good(_)));
         assert_eq!(activity.state(LONG, Duration::ZERO), State::Stalled);
-        // The endpoint's turn.
+        // The endpoint's turn in another exchange.
+        let other = activity.begin();
+        assert!(matches!(activity.state(LONG, Duration::ZERO), State::Good(_)));
+        drop(other);
         followed.exchange.set(None);
-        assert!(matches!(activity.state(LONG, LONG), State::Good(_)));
+        assert!(matches!(activity.state(LONG, Duration::ZERO), State::Good(_)));
         drop(followed);
         assert_eq!(activity.state(Duration::ZERO, LONG), State::Idle);
+    }
+
+    /// After the exchange, the client has the time of a pause for what is not written.
+    #[test]
+    fn the_rest_of_a_response_is_not_idle_time() {
+        let activity = Activity::new();
+        activity.opened(1);
+        assert!(matches!(activity.state(Duration::ZERO, LONG), State::Good(_)));
+        assert_eq!(activity.state(LONG, Duration::ZERO), State::Stalled);
+        activity.closed(1);
+        assert_eq!(activity.state(Duration::ZERO, LONG), State::Idle);
+        activity.set_blocked(true);
+        assert!(matches!(activity.state(Duration::ZERO, LONG), State::Good(_)));
+        activity.set_blocked(false);
+        assert_eq!(activity.state(Duration::ZERO, LONG), State::Idle);
+    }
+
+    /// With a pause that is over for the paused stream, but not since the last part of another one.
+    #[test]
+    fn what_the_client_takes_of_one_stream_keeps_the_others() {
+        let activity = Activity::new();
+        let _paused = activity.begin().follow(ResponseBody::empty());
+        std::thread::sleep(Duration::from_millis(2));
+        let since = activity.exchanges.borrow()[&0].expect("the client's turn");
+        assert_eq!(activity.state(LONG, Duration::from_millis(1)), State::Stalled);
+        activity.touch();
+        let State::Good(until) = activity.state(2 * LONG, LONG) else { panic!("it moves") };
+        assert!(until > since + LONG);
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::Pause;
+use super::counted::Taken;
 
 /// The connection of a client.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct ClientStream<S> {
     stream: S,
     /// While the client takes nothing.
     pause: Pause,
+    /// Below TLS, which holds more than the socket takes at once.
+    taken: Taken,
     scan: Option<Scan>,
 }
 
@@ -39,15 +42,15 @@ impl Ambiguous {
 
 impl<S> ClientStream<S> {
     /// A connection on which HTTP/1 is spoken.
-    pub(super) fn http1(stream: S, pause: Duration) -> (Self, Ambiguous) {
+    pub(super) fn http1(stream: S, taken: Taken, pause: Duration) -> (Self, Ambiguous) {
         let ambiguous = Ambiguous(Arc::new(AtomicU64::new(u64::MAX)));
         let scan = Some(Scan::new(ambiguous.clone()));
-        (Self { stream, pause: Pause::new(pause), scan }, ambiguous)
+        (Self { stream, pause: Pause::new(pause), taken, scan }, ambiguous)
     }
 
     /// A connection on which HTTP/2 is spoken, where a length cannot be ambiguous.
-    pub(super) fn http2(stream: S, pause: Duration) -> Self {
-        Self { stream, pause: Pause::new(pause), scan: None }
+    pub(super) fn http2(stream: S, taken: Taken, pause: Duration) -> Self {
+        Self { stream, pause: Pause::new(pause), taken, scan: None }
     }
 }
 
@@ -78,6 +81,9 @@ impl<S> ClientStream<S> {
         if result.is_ready() {
             self.pause.end();
             return result;
+        }
+        if self.taken.grew() {
+            self.pause.end();
         }
         self.pause.poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

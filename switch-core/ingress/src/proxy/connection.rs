@@ -18,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, State};
 use super::client_stream::ClientStream;
+use super::counted::{Counted, Taken};
+use super::frames::FramedStream;
 use super::headers::Origin;
 use super::local::{Local, LocalExecutor};
 use super::metrics::Reason;
@@ -48,8 +50,9 @@ pub(super) async fn serve(
     }
     let is_trusted = is_sender_known && is_known(peer);
     let origin = Origin { peer, is_tls, is_trusted, port };
+    let (stream, taken) = Counted::new(stream);
     if !is_tls {
-        return serve_http1(local, stream, origin).await;
+        return serve_http1(local, stream, taken, origin).await;
     }
     let accepting = TlsAcceptor::from(shared.tls.clone()).accept(stream);
     let Ok(Ok(stream)) = timeout(shared.options.head_timeout, accepting).await else {
@@ -57,19 +60,19 @@ pub(super) async fn serve(
     };
     shared.metrics.handshakes.add(1);
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        serve_http2(local, stream, origin).await;
+        serve_http2(local, stream, taken, origin).await;
     } else {
-        serve_http1(local, stream, origin).await;
+        serve_http1(local, stream, taken, origin).await;
     }
 }
 
-async fn serve_http1<S>(local: Rc<Local>, stream: S, origin: Origin)
+async fn serve_http1<S>(local: Rc<Local>, stream: S, taken: Taken, origin: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let options = &local.shared.options;
     let mut stopped = local.stopped.clone();
-    let (stream, ambiguous) = ClientStream::http1(stream, options.client_timeout);
+    let (stream, ambiguous) = ClientStream::http1(stream, taken, options.client_timeout);
     let requests = Cell::new(0);
     let service = service_fn(|request| {
         let local = local.clone();
@@ -96,7 +99,7 @@ where
     }
 }
 
-async fn serve_http2<S>(local: Rc<Local>, stream: S, origin: Origin)
+async fn serve_http2<S>(local: Rc<Local>, stream: S, taken: Taken, origin: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -110,12 +113,15 @@ where
             Ok::<_, Infallible>(response.map(|body| exchange.follow(body)))
         }
     });
-    let stream = ClientStream::http2(stream, options.client_timeout);
+    let stream = ClientStream::http2(stream, taken.clone(), options.client_timeout);
+    let stream = FramedStream::new(stream, taken, activity.clone());
     let connection = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .max_concurrent_streams(options.max_streams)
         .max_header_list_size(u32::try_from(options.max_head).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(options.head_timeout))
+        // The answer comes after what the client has still to read.
+        .keep_alive_timeout(options.client_timeout)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let (mut is_stopped, mut is_ending) = (false, false);

@@ -4,6 +4,7 @@
 mod annotations;
 mod bad_input;
 mod conformance;
+mod http2;
 mod lab;
 mod tls;
 mod upgrade;

@@ -46,7 +46,7 @@ pub(crate) fn connect(
     connect_with(lab, name, trusted, &[])
 }
 
-fn connect_with(
+pub(crate) fn connect_with(
     lab: &Lab,
     name: &str,
     trusted: &[u8],

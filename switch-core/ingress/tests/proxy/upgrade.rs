@@ -62,6 +62,30 @@ fn a_websocket_lives_through_100_reloads() {
     assert_eq!(client.stream.read(&mut [0]).unwrap(), 0);
 }
 
+/// A side that resets its connection, and two that say nothing.
+#[test]
+fn the_end_of_a_tunnel_is_counted() {
+    let mut lab = Lab::new();
+    lab.echo("web");
+    let timeouts = json!({"proxy-read-timeout": "1", "proxy-send-timeout": "1"});
+    lab.ingress("a", "a.test", "web", timeouts);
+    lab.publish();
+    let upgraded = || {
+        let mut client = Client::new(lab.http());
+        assert_eq!(client.send(UPGRADE).unwrap().status, 101);
+        client
+    };
+    let mut client = upgraded();
+    // Closed with something unread, a socket sends RST.
+    client.stream.get_mut().write_all(b"hello").unwrap();
+    assert!(client.stream.get_ref().peek(&mut [0; 5]).unwrap() > 0);
+    drop(client);
+    lab.wait_refused("tunnel", 1);
+    let mut silent = upgraded();
+    assert_eq!(silent.stream.read(&mut [0]).unwrap(), 0);
+    lab.wait_refused("tunnel_timeout", 1);
+}
+
 /// HTTP/2 in a tunnel would pass by the routes.
 #[test]
 fn an_upgrade_to_h2c_is_not_passed_on() {
@@ -77,7 +101,7 @@ fn an_upgrade_to_h2c_is_not_passed_on() {
     assert_eq!(response.seen("http2-settings"), None);
 }
 
-fn runtime() -> &'static Runtime {
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
@@ -85,7 +109,7 @@ fn runtime() -> &'static Runtime {
 }
 
 /// A body with trailers, as gRPC has them.
-struct Message(Option<Bytes>, Option<HeaderMap>);
+pub(crate) struct Message(pub(crate) Option<Bytes>, pub(crate) Option<HeaderMap>);
 
 impl Body for Message {
     type Data = Bytes;
@@ -102,7 +126,7 @@ impl Body for Message {
     }
 }
 
-async fn collect(mut body: Incoming) -> (Vec<u8>, HeaderMap) {
+pub(crate) async fn collect(mut body: Incoming) -> (Vec<u8>, HeaderMap) {
     let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         match frame.unwrap().into_data() {

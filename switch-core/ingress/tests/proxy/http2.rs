@@ -1,0 +1,228 @@
+//! HTTP/2 connections whose clients are idle, slow, or pause one stream.
+
+use std::future::poll_fn;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use http::Request;
+use http_body::Body;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use podswitch_ingress::proxy::Options;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::json;
+use tokio::net::TcpStream as Stream;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::lab::{LONG, Lab, backend, ingress};
+use crate::tls::{certificate, connect_with, secret};
+use crate::upgrade::{Message, collect, runtime};
+
+/// The window of a stream (RFC 9113 section 6.9.2), in bytes: less than one read from an endpoint.
+const WINDOW: u32 = 1000;
+
+/// Bytes of a long response: more than what is kept for a client.
+const BIG: usize = 4 << 20;
+
+/// A lab with an endpoint whose connections are given to the test.
+fn lab(change: impl FnOnce(&mut Options)) -> (Lab, Vec<u8>, Receiver<(String, TcpStream)>) {
+    let mut lab = Lab::with(change);
+    let one = certificate(&["a.test"]);
+    lab.add(secret("a", &one));
+    let paths = json!([{"path": "/", "pathType": "Prefix", "backend": backend("web")}]);
+    lab.add(ingress(
+        "a",
+        json!({}),
+        json!({"tls": [{"hosts": ["a.test"], "secretName": "a"}],
+            "rules": [{"host": "a.test", "http": {"paths": paths}}]}),
+    ));
+    let (address, requests) = endpoint();
+    lab.service("web", &[address]);
+    assert_eq!(lab.publish(), []);
+    (lab, one.der, requests)
+}
+
+/// The path of each request, and its connection to answer on.
+fn endpoint() -> (SocketAddr, Receiver<(String, TcpStream)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (send, requests) = channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let send = send.clone();
+            thread::spawn(move || {
+                let (mut head, mut part) = (Vec::new(), [0; 1024]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    let length = stream.read(&mut part).ok().filter(|length| *length > 0)?;
+                    head.extend_from_slice(&part[..length]);
+                }
+                let head = String::from_utf8_lossy(&head);
+                send.send((head.split(' ').nth(1)?.to_owned(), stream)).ok()
+            });
+        }
+    });
+    (address, requests)
+}
+
+/// Answers with `length` bytes that the writer of the body gives.
+fn answer(
+    mut stream: TcpStream,
+    length: usize,
+    body: impl FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static,
+) {
+    thread::spawn(move || {
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")?;
+        body(&mut stream)
+    });
+}
+
+/// A connection, and the task that ends with it.
+async fn connect(
+    lab_https: SocketAddr,
+    der: &[u8],
+) -> (SendRequest<Message>, JoinHandle<hyper::Result<()>>) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(der.to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = Stream::connect(lab_https).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(ServerName::try_from("a.test").unwrap(), stream).await.unwrap();
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(1 << 20)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn get(path: &str) -> Request<Message> {
+    Request::get(format!("https://a.test{path}")).body(Message(None, None)).unwrap()
+}
+
+/// hyper's client acknowledges PINGs, which the proxy sends as often as a connection may be idle.
+#[test]
+fn a_client_that_only_acknowledges_pings_is_idle() {
+    let (lab, der, requests) = lab(|options| options.head_timeout = Duration::from_secs(2));
+    let talk = async {
+        let (mut sender, connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        thread::spawn(move || {
+            let (_, stream) = requests.recv().unwrap();
+            answer(stream, 2, |stream| stream.write_all(b"ok"));
+        });
+        let response = sender.send_request(get("/")).await.unwrap();
+        assert_eq!(collect(response.into_body()).await.0, b"ok");
+        // Until its end; the sender is kept.
+        _ = connection.await.unwrap();
+        drop(sender);
+    };
+    runtime().block_on(async { timeout(LONG, talk).await }).expect("the connection ends");
+    assert_eq!(lab.refused("client_stalled"), 0);
+}
+
+/// So is one that sends PINGs itself, whose acknowledgements the proxy writes.
+#[test]
+fn a_client_that_only_sends_pings_is_idle() {
+    let (lab, der, _requests) = lab(|options| options.head_timeout = Duration::from_secs(2));
+    let mut client = connect_with(&lab, "a.test", &der, &[b"h2"]).unwrap();
+    let short = Some(Duration::from_millis(100));
+    client.stream.get_ref().get_ref().set_read_timeout(short).unwrap();
+    // The preface with empty SETTINGS, and the acknowledgement of the other side's.
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0";
+    client.stream.get_mut().write_all(hello).unwrap();
+    let ping = b"\0\0\x08\x06\0\0\0\0\0pingping";
+    let mut acknowledged = 0;
+    let has_ended = (0..LONG.as_millis() / 100).any(|_| {
+        let sent =
+            client.stream.get_mut().write_all(ping).and_then(|()| client.stream.get_mut().flush());
+        let mut buffer = [0; 4096];
+        match client.stream.read(&mut buffer) {
+            Ok(0) => true,
+            Ok(length) => {
+                acknowledged += buffer[..length].windows(8).filter(|it| it == b"pingping").count();
+                thread::sleep(Duration::from_millis(50));
+                false
+            }
+            Err(error) => sent.is_err() || error.kind() != ErrorKind::WouldBlock,
+        }
+    });
+    assert!(has_ended, "the connection lives");
+    assert!(acknowledged > 10, "{acknowledged}");
+}
+
+/// The client takes nothing of one response, and all of another one, for longer than a client may
+/// pause. When the other one is over, it takes nothing at all.
+#[test]
+fn a_paused_stream_does_not_end_another_one() {
+    const PARTS: usize = 15;
+    let (lab, der, requests) = lab(|options| options.client_timeout = Duration::from_secs(1));
+    thread::spawn(move || {
+        for (path, stream) in requests {
+            if path == "/big" {
+                answer(stream, BIG, |stream| stream.write_all(&vec![0; BIG]));
+            } else {
+                answer(stream, PARTS, |stream| {
+                    (0..PARTS).try_for_each(|_| {
+                        thread::sleep(Duration::from_millis(200));
+                        stream.write_all(b"x")
+                    })
+                });
+            }
+        }
+    });
+    let talk = async {
+        let (mut sender, connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        let paused = sender.send_request(get("/big")).await.unwrap();
+        let moving = sender.send_request(get("/slow")).await.unwrap();
+        let body = collect(moving.into_body()).await.0;
+        let stalled = lab.refused("client_stalled");
+        _ = connection.await.unwrap();
+        drop((paused, sender));
+        (body.len(), stalled)
+    };
+    let (length, stalled) = runtime().block_on(async { timeout(LONG, talk).await }).unwrap();
+    assert_eq!((length, stalled), (PARTS, 0));
+    lab.wait_refused("client_stalled", 1);
+}
+
+/// The endpoint's response is over and waits for room in the client's window. The client reads it in
+/// more time than an idle connection has.
+#[test]
+fn the_end_of_a_response_is_not_cut() {
+    const LENGTH: usize = 7 * WINDOW as usize;
+    let (lab, der, requests) = lab(|options| options.head_timeout = Duration::from_secs(2));
+    thread::spawn(move || {
+        let (_, mut stream) = requests.recv().unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        // At once, so that the proxy reads it at once.
+        stream.write_all(&[head.as_bytes(), &[0; LENGTH]].concat())
+    });
+    let talk = async {
+        let (mut sender, _connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        let mut body = sender.send_request(get("/")).await.unwrap().into_body();
+        let mut length = 0;
+        loop {
+            sleep(Duration::from_millis(700)).await;
+            let frame = poll_fn(|cx| Body::poll_frame(Pin::new(&mut body), cx));
+            match frame.await {
+                Some(frame) => length += frame.unwrap().into_data().unwrap().len(),
+                None => return length,
+            }
+        }
+    };
+    let length = runtime().block_on(async { timeout(LONG, talk).await }).unwrap();
+    assert_eq!(length, LENGTH);
+    assert_eq!(lab.refused("client_stalled"), 0);
+}
