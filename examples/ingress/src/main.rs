@@ -5,6 +5,7 @@ mod api;
 mod flags;
 mod metrics;
 mod run;
+mod say;
 mod source;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     match if flags.check { run::check(&flags) } else { run::run(&flags) } {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            say::note(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

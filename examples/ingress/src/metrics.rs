@@ -46,7 +46,10 @@ fn answer(mut stream: TcpStream, metrics: &MetricsReader) -> io::Result<()> {
     let mut words = line.split(|byte| *byte == b' ');
     let (status, text) = match (words.next(), words.next()) {
         (Some(b"GET"), Some(b"/metrics")) => ("200 OK", metrics.text()),
-        (Some(b"GET"), Some(b"/healthz")) => ("200 OK", "ok\n".to_owned()),
+        (Some(b"GET"), Some(b"/healthz")) if metrics.is_healthy() => ("200 OK", "ok\n".to_owned()),
+        (Some(b"GET"), Some(b"/healthz")) => {
+            ("503 Service Unavailable", "a worker has ended\n".to_owned())
+        }
         (Some(b"GET"), _) => ("404 Not Found", "not found\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET only\n".to_owned()),
     };
@@ -64,4 +67,36 @@ fn answer(mut stream: TcpStream, metrics: &MetricsReader) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use podswitch_ingress::proxy::{Options, Proxy};
+
+    use super::*;
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\n\r\n").expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    }
+
+    #[test]
+    fn the_health_is_that_of_the_workers() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let options = Options { http: Some(any), workers: 2, ..Options::default() };
+        let proxy = Proxy::start(options, None).expect("started");
+        let address = serve(any, proxy.metrics()).expect("served");
+        let healthy = get(address, "/healthz");
+        assert!(healthy.starts_with("HTTP/1.1 200 ") && healthy.ends_with("ok\n"), "{healthy}");
+        assert!(get(address, "/metrics").contains("\npodswitch_ingress_workers 2\n"));
+        assert!(get(address, "/metrics").contains("\npodswitch_ingress_workers_ended_total 0\n"));
+        proxy.stop(Duration::ZERO);
+        let ended = get(address, "/healthz");
+        assert!(ended.starts_with("HTTP/1.1 503 "), "{ended}");
+        assert!(get(address, "/metrics").contains("\npodswitch_ingress_workers_ended_total 2\n"));
+    }
 }

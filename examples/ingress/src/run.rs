@@ -1,5 +1,6 @@
 //! Serves until SIGTERM or SIGINT.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -14,8 +15,8 @@ use podswitch_kubernetes::Record;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::flags::Flags;
-use crate::metrics;
 use crate::source::Source;
+use crate::{metrics, say};
 
 /// How often the manifests and signals are looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -27,15 +28,17 @@ pub(crate) fn check(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         return Err("--check needs --manifests".into());
     }
     let compiled = source.load(Duration::ZERO)?.unwrap_or_default();
-    let mut is_refused = !source.errors().is_empty();
-    for error in source.errors() {
-        println!("{error}");
+    let errors = source.errors();
+    let mut is_refused = !errors.is_empty();
+    for error in errors {
+        say::result(error);
     }
     for record in &compiled.records {
-        println!("{record}");
+        say::result(record);
         is_refused |= record.refused;
     }
-    println!("{} Ingresses, {} routes", compiled.served.len(), compiled.routes.all().count());
+    let (served, routes) = (compiled.served.len(), compiled.routes.all().count());
+    say::result(format_args!("{served} Ingresses, {routes} routes"));
     Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -61,51 +64,64 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         if stop.load(Relaxed) {
             return Ok(ExitCode::SUCCESS);
         }
-        reports.report(source.errors(), []);
+        reports.errors(source.errors());
     };
+    reports.errors(source.errors());
     let log = flags.log.as_deref().map(open).transpose()?.map(LogWriter::start).transpose()?;
     let proxy = Proxy::start(options, log)?;
     if let Some(compiled) = first {
         let records = proxy.publish(compiled.routes);
-        reports.report(source.errors(), compiled.records.iter().chain(&records));
+        reports.records(compiled.records.iter().chain(&records));
     }
     for (name, address) in [("HTTP", proxy.http()), ("HTTPS", proxy.https())] {
         if let Some(address) = address {
-            eprintln!("{name} at {address}");
+            say::note(format_args!("{name} at {address}"));
         }
     }
     if let Some(address) = flags.metrics {
         let address = metrics::serve(address, proxy.metrics())?;
-        eprintln!("metrics at {address}");
+        say::note(format_args!("metrics at {address}"));
     }
-    eprintln!("ready");
+    say::note("ready");
     while !stop.load(Relaxed) {
-        match source.load(INTERVAL) {
+        let loaded = source.load(INTERVAL);
+        let mut errors = source.errors();
+        match loaded {
             Ok(None) => {}
             Ok(Some(compiled)) => {
                 let records = proxy.publish(compiled.routes);
-                reports.report(source.errors(), compiled.records.iter().chain(&records));
+                reports.records(compiled.records.iter().chain(&records));
             }
-            Err(error) => reports.report(&[error.to_string()], []),
+            Err(error) => errors.push(error.to_string()),
         }
+        reports.errors(errors);
     }
     proxy.stop(Duration::from_secs(flags.drain));
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was reported: everything is reported once.
+/// What was reported: everything is reported once, as long as it lasts.
 #[derive(Default)]
-struct Reports(Vec<String>);
+struct Reports {
+    errors: HashSet<String>,
+    records: HashSet<String>,
+}
 
 impl Reports {
-    fn report<'r>(&mut self, errors: &[String], records: impl IntoIterator<Item = &'r Record>) {
-        let now: Vec<String> =
-            errors.iter().cloned().chain(records.into_iter().map(Record::to_string)).collect();
-        for line in now.iter().filter(|line| !self.0.contains(line)) {
-            eprintln!("warning: {line}");
-        }
-        self.0 = now;
+    fn errors(&mut self, now: Vec<String>) {
+        report(&mut self.errors, now);
     }
+
+    fn records<'r>(&mut self, now: impl Iterator<Item = &'r Record>) {
+        report(&mut self.records, now.map(Record::to_string).collect());
+    }
+}
+
+fn report(before: &mut HashSet<String>, now: Vec<String>) {
+    for line in now.iter().filter(|line| !before.contains(*line)) {
+        say::note(format_args!("warning: {line}"));
+    }
+    *before = now.into_iter().collect();
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn Write + Send>> {

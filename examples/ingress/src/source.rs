@@ -62,9 +62,9 @@ impl Source {
     }
 
     /// Why objects may be old: files that cannot be read, an API server that does not respond.
-    pub(crate) fn errors(&self) -> &[String] {
+    pub(crate) fn errors(&self) -> Vec<String> {
         match self {
-            Self::Files(values, _) => values.errors(),
+            Self::Files(values, _) => values.errors().to_vec(),
             #[cfg(feature = "kubernetes")]
             Self::Api(api) => api.errors(),
         }

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -190,12 +191,17 @@ fn the_program_is_a_pod_of_the_switch() {
     let mut child = pods[INGRESS].enter(start).expect("entered").expect("the program starts");
     let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let _ended = Ended(child);
-    for line in lines.map_while(Result::ok) {
-        eprintln!("{line}");
-        if line == "ready" {
-            break;
+    // Read to the end: a pipe that is full stops the program.
+    let (ready, is_ready) = channel();
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            eprintln!("{line}");
+            if line == "ready" {
+                _ = ready.send(());
+            }
         }
-    }
+    });
+    is_ready.recv_timeout(PATIENCE).expect("it is ready");
 
     let client = &pods[CLIENT];
     let fronts = FRONT.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 80));

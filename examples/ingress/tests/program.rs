@@ -169,6 +169,44 @@ fn manifests_are_served_and_followed() {
     assert!(running.child.wait().unwrap().success());
 }
 
+/// Whoever reads what the program says may end first.
+#[test]
+fn a_closed_output_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.yaml");
+    let (one, two) = (endpoint("one"), endpoint("two"));
+    fs::write(&file, manifests("a.test", "one", one)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ingress"))
+        .args(["--http", "127.0.0.1:0", "--allow-local-endpoints", "--workers", "1", "--manifests"])
+        .arg(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let (_send, none) = channel();
+    let mut running = Running { child, lines: none };
+    let http = lines.find_map(|line| Some(line.strip_prefix("HTTP at ")?.to_owned())).unwrap();
+    lines.find(|line| line == "ready").unwrap();
+    drop(lines);
+    // A warning that nobody reads, and then a change that is served.
+    fs::write(folder.path().join("broken.yaml"), "kind: [").unwrap();
+    thread::sleep(Duration::from_millis(500));
+    fs::write(&file, manifests("b.test", "two", two)).unwrap();
+    wait(&http, "b.test", (200, "two"));
+    let id = rustix::process::Pid::from_child(&running.child);
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert!(running.child.wait().unwrap().success());
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let check = Command::new(env!("CARGO_BIN_EXE_ingress"))
+        .args(["--check", "--allow-local-endpoints", "--manifests"])
+        .arg(&file)
+        .stdout(writer)
+        .status();
+    assert_eq!(check.unwrap().code(), Some(0), "the result does not depend on a reader");
+}
+
 #[test]
 fn check_reports_what_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();

@@ -20,9 +20,8 @@ pub(crate) struct Finding {
 }
 
 /// Every annotation that is honoured.
-const KNOWN: [&str; 45] = [
+const KNOWN: [&str; 38] = [
     "affinity",
-    "affinity-mode",
     "app-root",
     "backend-protocol",
     "canary",
@@ -46,7 +45,6 @@ const KNOWN: [&str; 45] = [
     "proxy-read-timeout",
     "proxy-send-timeout",
     "rewrite-target",
-    "session-cookie-conditional-samesite-none",
     "session-cookie-domain",
     "session-cookie-expires",
     "session-cookie-max-age",
@@ -61,12 +59,17 @@ const KNOWN: [&str; 45] = [
     "use-regex",
     "whitelist-source-range",
     "allowlist-source-range",
-    // Without effect here, but harmless: what they ask for is so in any case.
-    "proxy-buffering",
-    "proxy-request-buffering",
-    "proxy-http-version",
-    "service-upstream",
-    "preserve-trailing-slash",
+];
+
+/// Annotations of which one value is honoured: what it asks for is so in any case.
+const FIXED: [(&str, &str); 7] = [
+    ("affinity-mode", "persistent"),
+    ("preserve-trailing-slash", "true"),
+    ("proxy-buffering", "off"),
+    ("proxy-http-version", "1.1"),
+    ("proxy-request-buffering", "off"),
+    ("service-upstream", "false"),
+    ("session-cookie-conditional-samesite-none", "false"),
 ];
 
 /// Annotations that restrict access and are not honoured: without them, requests would be served
@@ -123,6 +126,9 @@ impl Reader<'_> {
     /// Annotations that stand alone.
     fn one(&mut self, key: &str, value: &str) -> Result<(), Wrong> {
         let soft = |reason: String| (reason, false);
+        if let Some((_, only)) = FIXED.iter().find(|(name, _)| *name == key) {
+            return fixed(value, only).map_err(soft);
+        }
         let it = &mut self.settings;
         match key {
             "ssl-redirect" => it.ssl_redirect = Some(boolean(value).map_err(soft)?),
@@ -149,7 +155,8 @@ impl Reader<'_> {
                 return Err((reason.to_owned(), true));
             }
             key => {
-                let known = nearest(key, &KNOWN, 2).map(|name| format!("; did you mean {name}?"));
+                let names: Vec<_> = KNOWN.into_iter().chain(FIXED.map(|(name, _)| name)).collect();
+                let known = nearest(key, &names, 2).map(|name| format!("; did you mean {name}?"));
                 return Err(soft(format!("is not honoured{}", known.unwrap_or_default())));
             }
         }
@@ -289,6 +296,15 @@ fn boolean(value: &str) -> Result<bool, String> {
     }
 }
 
+/// A value that may only say what is so in any case.
+fn fixed(value: &str, only: &str) -> Result<(), String> {
+    let is_same = match only.parse::<bool>() {
+        Ok(only) => boolean(value) == Ok(only),
+        Err(_) => value.eq_ignore_ascii_case(only),
+    };
+    if is_same { Ok(()) } else { Err(format!("{} is not honoured, only {only}", quote(value))) }
+}
+
 fn seconds(value: &str) -> Result<Duration, String> {
     match value.strip_suffix('s').unwrap_or(value).parse() {
         Ok(seconds @ 1..=604_800) => Ok(Duration::from_secs(seconds)),
@@ -391,6 +407,14 @@ mod tests {
             ("backend-protocol", "grpcs"),
             ("enable-cors", "true"),
             ("cors-allow-origin", "https://a.test, https://*.b.test"),
+            // What is so in any case.
+            ("service-upstream", "False"),
+            ("proxy-http-version", "1.1"),
+            ("proxy-buffering", "off"),
+            ("proxy-request-buffering", "Off"),
+            ("preserve-trailing-slash", "true"),
+            ("affinity-mode", "persistent"),
+            ("session-cookie-conditional-samesite-none", "false"),
         ]);
         assert!(findings.is_empty(), "{findings:?}");
         assert_eq!((it.ssl_redirect, it.body_size), (Some(false), Some(8 << 20)));
@@ -419,6 +443,14 @@ mod tests {
             ("affinity", "ip"),
             ("rewrite-targe", "/"),
             ("proxy-cookie-path", "/"),
+            ("service-upstream", "true"),
+            ("service-upstream", "maybe"),
+            ("proxy-http-version", "1.0"),
+            ("proxy-buffering", "on"),
+            ("proxy-request-buffering", "on"),
+            ("preserve-trailing-slash", "false"),
+            ("affinity-mode", "balanced"),
+            ("session-cookie-conditional-samesite-none", "true"),
         ] {
             let (settings, findings) = of(&[(key, value)]);
             assert_eq!(findings, [(key.to_owned(), false)], "{value}");

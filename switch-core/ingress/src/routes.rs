@@ -67,8 +67,8 @@ pub struct Route {
     pub settings: Arc<Settings>,
     /// Whether the Ingress has a `tls` entry for the host.
     pub is_tls: bool,
-    /// Canary Ingresses of the same host and path.
-    pub canaries: Vec<Arc<Route>>,
+    /// The canary Ingress of the same host and path.
+    pub canary: Option<Arc<Route>>,
     /// For a path that is a regular expression.
     pub pattern: Option<Regex>,
 }

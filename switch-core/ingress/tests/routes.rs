@@ -300,6 +300,113 @@ fn only_endpoints_that_are_ready_get_requests() {
     assert_eq!(endpoints(json!({"number": 80}), vec![web, six]).unwrap(), ["[fd00::1]:80"]);
 }
 
+/// A slice with endpoints that are left out for their addresses is reported, once.
+#[test]
+fn endpoints_that_are_not_used_are_reported() {
+    let rules = |port: u16| {
+        json!([{"path": format!("/{port}"), "pathType": "Prefix",
+            "backend": {"service": {"name": "web", "port": {"number": port}}}}])
+    };
+    let web = service(json!({"ports": [{"name": "a", "port": 80}, {"name": "b", "port": 81}]}));
+    let addresses = [
+        "10.1.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "x",
+    ];
+    let all = addresses.map(|address| json!({"addresses": [address]}));
+    let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]);
+    let four = slice("four", "IPv4", json!(all), ports.clone());
+    let six = ["::1", "fe80::1", "::ffff:10.0.0.1"].map(|address| json!({"addresses": [address]}));
+    let six = slice("six", "IPv6", json!(six), ports.clone());
+    let name = slice("name", "FQDN", json!([{"addresses": ["x.test"]}]), ports);
+    let spec = |number: u16| json!({"rules": [{"http": {"paths": rules(number)}}]});
+    let ingresses = || [ingress("a", spec(80)), ingress("b", spec(81))];
+    let it = compiled([web.clone(), four, name].into_iter().chain(ingresses()));
+    let wanted = [
+        "EndpointSlice/shop/four: endpoints[1].addresses[0]",
+        "EndpointSlice/shop/name: addressType",
+    ];
+    assert_eq!(fields(&it), wanted);
+    let reason = &it.records[0].reason;
+    assert!(reason.contains("127.0.0.1 is a loopback address"), "{reason}");
+    assert!(reason.ends_with("5 more of its endpoints are not used"), "{reason}");
+    assert!(it.records.iter().all(|record| record.refused));
+    // Of the second family, when the first has none.
+    let it = compiled([web, six].into_iter().chain(ingresses()));
+    assert_eq!(fields(&it)[0], "EndpointSlice/shop/six: endpoints[0].addresses[0]");
+    assert!(it.records[0].reason.contains("; 2 more"), "{:?}", it.records);
+}
+
+#[test]
+fn canaries_without_effect_are_reported() {
+    let canary = |name: &str, created: &str, spec: Value| {
+        let mut value = ingress(name, spec);
+        value["metadata"]["annotations"] = json!({"nginx.ingress.kubernetes.io/canary": "true",
+            "nginx.ingress.kubernetes.io/canary-weight": "10"});
+        value["metadata"]["creationTimestamp"] = created.into();
+        value
+    };
+    let rules = |service: &str| json!({"rules": [rule("a.test", "/", "Prefix", service)]});
+    let with_default = |service: &str| {
+        let mut spec = rules(service);
+        spec["defaultBackend"] = backend("other");
+        spec
+    };
+    let it = compiled([
+        ingress("main", rules("web")),
+        canary("new", "2025-01-01T00:00:00Z", rules("new")),
+        canary("old", "2024-01-01T00:00:00Z", with_default("old")),
+        canary("none", "2024-01-01T00:00:00Z", json!({"defaultBackend": backend("other")})),
+    ]);
+    let Target::Route(route) = it.routes.find("a.test", "/") else { panic!("no route") };
+    let taken = route.canary.as_ref().expect("a canary");
+    assert_eq!(taken.ingress.as_str(), "Ingress/shop/old", "the oldest");
+    let about = |object: &str, field: &str| {
+        let found = it.records.iter().find(|it| it.object.as_str() == object && it.field == field);
+        found.unwrap_or_else(|| panic!("{object} {field}: {:?}", it.records)).reason.clone()
+    };
+    let key = "metadata.annotations[nginx.ingress.kubernetes.io/canary]";
+    assert!(about("Ingress/shop/new", key).contains("has the canary Ingress/shop/old already"));
+    for name in ["old", "none"] {
+        let reason = about(&format!("Ingress/shop/{name}"), "spec.defaultBackend");
+        assert!(reason.contains("a canary takes requests of paths only"), "{reason}");
+    }
+    assert!(matches!(it.routes.find("b.test", "/"), Target::None));
+}
+
+/// Both types that `kubectl` makes, with both keys; anything else is reported with the Secret's name.
+#[test]
+fn secrets_of_two_types_are_used() {
+    let both = json!({"tls.crt": "Y2VydA==", "tls.key": "a2V5"});
+    let one = json!({"tls.crt": "Y2VydA=="});
+    for (kind, data, wrong) in [
+        (json!("kubernetes.io/tls"), &both, None),
+        (json!("Opaque"), &both, None),
+        (json!(null), &both, None),
+        (json!("Opaque"), &one, Some("has no tls.key")),
+        (json!("kubernetes.io/tls"), &one, Some("has no tls.key")),
+        (json!("example.com/x"), &both, Some("is of type \"example.com/x\"")),
+    ] {
+        let spec = json!({"tls": [{"hosts": ["a.test"], "secretName": "s"}],
+            "rules": [rule("a.test", "/", "Prefix", "web")]});
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "data": data,
+            "metadata": {"name": "s", "namespace": "shop"}});
+        let it = compiled([secret, ingress("web", spec)]);
+        let certificate = it.routes.certificate(Some("a.test"));
+        assert_eq!(certificate.is_some(), wrong.is_none(), "{kind} {:?}", it.records);
+        let about = it.records.iter().find(|it| it.field == "spec.tls[0].secretName");
+        assert_eq!(about.is_some(), wrong.is_some(), "{kind} {:?}", it.records);
+        if let (Some(about), Some(wrong)) = (about, wrong) {
+            assert!(about.reason.contains("Secret \"s\"") && about.reason.contains(wrong));
+            assert!(about.refused, "{about:?}");
+        }
+    }
+}
+
 /// A rule of the plain reference.
 #[derive(Clone, Debug)]
 struct Plain {

@@ -20,7 +20,7 @@ pub(super) struct Kind {
     select: &'static str,
 }
 
-/// The kinds that routes are compiled from. Secrets of other types are never read.
+/// The kinds that routes are compiled from. Helm keeps its releases in Secrets, up to 1 MB each.
 pub(super) const KINDS: [Kind; 5] = [
     Kind {
         name: "Ingress",
@@ -38,7 +38,7 @@ pub(super) const KINDS: [Kind; 5] = [
         name: "Secret",
         version: "v1",
         path: "/api/v1/secrets",
-        select: "&fieldSelector=type%3Dkubernetes.io%2Ftls",
+        select: "&fieldSelector=type%21%3Dhelm.sh%2Frelease.v1",
     },
     Kind { name: "Service", version: "v1", path: "/api/v1/services", select: "" },
     Kind {
@@ -56,8 +56,11 @@ pub(super) enum Change {
     Listed(&'static str, Vec<Value>),
     Upsert(Value),
     Delete(Value),
-    /// The API server cannot be reached, or refuses; the last objects stay.
-    Failed(String),
+    /// Objects of this kind, or the status, are followed again.
+    Works(&'static str),
+    /// The API server cannot be reached, or refuses; the last objects stay. With the kind, or
+    /// `status`.
+    Failed(&'static str, String),
 }
 
 /// The first and the longest pause after a failure.
@@ -74,6 +77,10 @@ const PAGE: u32 = 32;
 
 /// Longest page or line, in bytes.
 const MAX_TEXT: usize = 64 << 20;
+
+/// Longest response that refuses, in bytes, and what is reported of its message, in characters.
+const MAX_REFUSAL: usize = 64 << 10;
+const MAX_MESSAGE: usize = 500;
 
 /// Why following ended.
 enum End {
@@ -128,7 +135,7 @@ pub(super) async fn run(client: Client, kind: &'static Kind, changes: Sender<Cha
 }
 
 fn failed(kind: &Kind, reason: &str, changes: &Sender<Change>) -> bool {
-    changes.send(Change::Failed(format!("{}: {reason}", kind.name))).is_ok()
+    changes.send(Change::Failed(kind.name, reason.to_owned())).is_ok()
 }
 
 /// Lists all objects. Returns the version of the list; None if nobody receives.
@@ -181,6 +188,9 @@ async fn watch(
         kind.select
     );
     let mut body = send(client, &path).await?;
+    if changes.send(Change::Works(kind.name)).is_err() {
+        return Ok(false);
+    }
     let mut line = Vec::new();
     while let Some(part) = part(&mut body).await? {
         for piece in part.split_inclusive(|byte| *byte == b'\n') {
@@ -211,7 +221,10 @@ fn event(line: &[u8], kind: &Kind, version: &mut String) -> Result<Option<Change
     if what == "ERROR" {
         return match object["code"].as_u64() {
             Some(410) => Err(End::Gone),
-            _ => Err(End::Failed(object["message"].as_str().unwrap_or("an error").to_owned())),
+            code => {
+                let message = object["message"].as_str().unwrap_or_default();
+                Err(End::Failed(refusal(code.unwrap_or_default(), message)))
+            }
         };
     }
     if let Some(seen) = object["metadata"]["resourceVersion"].as_str() {
@@ -224,11 +237,24 @@ fn event(line: &[u8], kind: &Kind, version: &mut String) -> Result<Option<Change
     })
 }
 
-/// Items of a list do not contain their kind.
+/// Items of a list do not contain their kind. Of a Secret, only a certificate and its key are kept.
 fn named(mut object: Value, kind: &Kind) -> Value {
     if let Value::Object(fields) = &mut object {
         fields.insert("apiVersion".to_owned(), kind.version.into());
         fields.insert("kind".to_owned(), kind.name.into());
+        if kind.name == "Secret" {
+            let is_used = matches!(
+                fields.get("type").and_then(Value::as_str),
+                None | Some("" | "kubernetes.io/tls" | "Opaque")
+            );
+            if let Some(Value::Object(data)) = fields.get_mut("data") {
+                data.retain(|key, _| is_used && matches!(key.as_str(), "tls.crt" | "tls.key"));
+            }
+            // `kubectl apply` writes the whole Secret into an annotation.
+            if let Some(Value::Object(meta)) = fields.get_mut("metadata") {
+                meta.remove("annotations");
+            }
+        }
     }
     object
 }
@@ -242,7 +268,28 @@ async fn send(client: &Client, path: &str) -> Result<Body, End> {
     match answer.status().as_u16() {
         200 => Ok(answer.into_body()),
         410 => Err(End::Gone),
-        status => Err(End::Failed(format!("status {status}"))),
+        status => {
+            let mut body = answer.into_body();
+            let mut text = Vec::new();
+            while text.len() < MAX_REFUSAL
+                && let Ok(Some(part)) = part(&mut body).await
+            {
+                text.extend_from_slice(&part);
+            }
+            let object: Value = serde_json::from_slice(&text).unwrap_or_default();
+            let message = object["message"].as_str().unwrap_or_default();
+            Err(End::Failed(refusal(status.into(), message)))
+        }
+    }
+}
+
+/// Status and message of a response that refuses, in one line.
+pub(super) fn refusal(status: u64, message: &str) -> String {
+    let short: String = message.chars().take(MAX_MESSAGE).collect();
+    let line: Vec<_> = short.split(char::is_control).filter(|part| !part.is_empty()).collect();
+    match line.join(" ") {
+        none if none.is_empty() => format!("status {status}"),
+        line => format!("status {status}: {line}"),
     }
 }
 
@@ -288,4 +335,40 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn secret_kind() -> &'static Kind {
+        KINDS.iter().find(|kind| kind.name == "Secret").expect("one of them")
+    }
+
+    #[test]
+    fn of_secrets_only_certificates_are_kept() {
+        let data = || json!({"tls.crt": "x", "tls.key": "y", "password": "z"});
+        for (kind, kept) in [
+            (json!("kubernetes.io/tls"), json!({"tls.crt": "x", "tls.key": "y"})),
+            (json!("Opaque"), json!({"tls.crt": "x", "tls.key": "y"})),
+            (json!(null), json!({"tls.crt": "x", "tls.key": "y"})),
+            (json!("kubernetes.io/basic-auth"), json!({})),
+        ] {
+            let secret = json!({"type": kind, "data": data(),
+                "metadata": {"name": "s", "annotations": {"last-applied": "password"}}});
+            let it = named(secret, secret_kind());
+            assert_eq!(it["data"], kept, "{kind}");
+            assert_eq!(it["metadata"], json!({"name": "s"}));
+            assert_eq!((&it["kind"], &it["type"]), (&json!("Secret"), &kind));
+        }
+    }
+
+    #[test]
+    fn refusals_are_one_line() {
+        assert_eq!(refusal(403, "a\nb\r\n"), "status 403: a b");
+        assert_eq!(refusal(500, ""), "status 500");
+        assert_eq!(refusal(500, &"x".repeat(2000)).len(), "status 500: ".len() + MAX_MESSAGE);
+    }
 }

@@ -8,7 +8,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::follow::described;
+use super::follow::{described, refusal};
 
 /// How long a Lease that its holder does not renew stays its own, in seconds.
 const DURATION: u64 = 15;
@@ -86,6 +86,9 @@ pub(super) async fn call(
     match client.request::<Value>(request).await {
         Ok(value) => Ok(Some(value)),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(kube::Error::Api(status)) => {
+            Err(format!("{method} {path}: {}", refusal(status.code.into(), &status.message)))
+        }
         Err(error) => Err(format!("{method} {path}: {}", described(&error))),
     }
 }

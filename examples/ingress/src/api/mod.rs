@@ -5,7 +5,7 @@ mod follow;
 mod lease;
 mod status;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -31,7 +31,8 @@ pub(crate) struct Api {
     objects: Objects,
     options: Options,
     listed: BTreeSet<&'static str>,
-    error: Vec<String>,
+    /// By what failed: what works again does not hide what else fails.
+    errors: BTreeMap<&'static str, String>,
     served: watch::Sender<Vec<(String, String)>>,
 }
 
@@ -58,8 +59,16 @@ impl Api {
                 }
             });
         })?;
-        let (objects, listed, error) = Default::default();
-        Ok(Self { changes, objects, options, listed, error, served })
+        Ok(Self::new(changes, options, served))
+    }
+
+    fn new(
+        changes: Receiver<Change>,
+        options: Options,
+        served: watch::Sender<Vec<(String, String)>>,
+    ) -> Self {
+        let (objects, listed, errors) = Default::default();
+        Self { changes, objects, options, listed, errors, served }
     }
 
     /// Waits for changes, at most for `longest`; returns the routes if anything changed. Until
@@ -97,23 +106,27 @@ impl Api {
     }
 
     /// Why objects may be old.
-    pub(crate) fn errors(&self) -> &[String] {
-        &self.error
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.errors.iter().map(|(what, reason)| format!("{what}: {reason}")).collect()
     }
 
+    /// Returns whether an object may have changed.
     fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Listed(kind, values) => {
                 self.objects.replace(kind, values);
                 self.listed.insert(kind);
-                self.error.clear();
+                self.errors.remove(kind);
             }
             Change::Upsert(value) => _ = self.objects.upsert(None, value),
             Change::Delete(value) => self.objects.delete(&value),
-            Change::Failed(reason) => {
-                let is_new = self.error.first() != Some(&reason);
-                self.error = vec![reason];
-                return is_new;
+            Change::Works(what) => {
+                self.errors.remove(what);
+                return false;
+            }
+            Change::Failed(what, reason) => {
+                self.errors.insert(what, reason);
+                return false;
             }
         }
         true
@@ -131,4 +144,34 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, Box<dyn Error>> {
         })?,
     };
     Ok(Client::try_from(config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_kept_by_source_and_compile_nothing() {
+        let (send, changes) = channel();
+        let (served, _seen) = watch::channel(Vec::new());
+        let mut api = Api::new(changes, Options::default(), served);
+        let mut load = |new: Vec<Change>| {
+            for change in new {
+                send.send(change).expect("received");
+            }
+            let is_compiled = api.load(Duration::ZERO).is_some();
+            (is_compiled, api.errors())
+        };
+        let failed = |what| Change::Failed(what, "status 403: no".to_owned());
+        let text = |what: &str| format!("{what}: status 403: no");
+        let all = KINDS.iter().map(|kind| Change::Listed(kind.name, Vec::new())).collect();
+        assert_eq!(load(all), (true, vec![]));
+        let two = vec![text("Secret"), text("Service")];
+        assert_eq!(load(vec![failed("Secret"), failed("Service")]), (false, two.clone()));
+        // Of another source, or with objects.
+        assert_eq!(load(vec![Change::Works("Ingress")]), (false, two.clone()));
+        assert_eq!(load(vec![Change::Listed("Ingress", Vec::new())]), (true, two));
+        assert_eq!(load(vec![Change::Works("Secret")]), (false, vec![text("Service")]));
+        assert_eq!(load(vec![Change::Listed("Service", Vec::new())]), (true, vec![]));
+    }
 }

@@ -49,6 +49,7 @@ pub(super) async fn run(
     // What was written as the holder.
     let mut written: HashSet<(String, String)> = HashSet::new();
     let mut ticks = interval(RENEW);
+    let mut has_failed = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -73,12 +74,14 @@ pub(super) async fn run(
             }
             result
         };
-        let reason = match timeout(PATIENCE, round).await {
-            Ok(Ok(())) => continue,
-            Ok(Err(reason)) => reason,
-            Err(_) => "no response".to_owned(),
+        let change = match timeout(PATIENCE, round).await {
+            Ok(Ok(())) if !has_failed => continue,
+            Ok(Ok(())) => Change::Works("status"),
+            Ok(Err(reason)) => Change::Failed("status", reason),
+            Err(_) => Change::Failed("status", "no response".to_owned()),
         };
-        if changes.send(Change::Failed(format!("status: {reason}"))).is_err() {
+        has_failed = matches!(change, Change::Failed(..));
+        if changes.send(change).is_err() {
             return;
         }
     }

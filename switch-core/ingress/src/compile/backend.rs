@@ -1,13 +1,15 @@
 //! Backends: from a Service's port to the addresses of its endpoints.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::records::{Records, Subject};
 use crate::annotations::quote;
-use crate::objects::{BackendRef, Objects, PortRef, ServicePort, SliceData, Stored};
+use crate::objects::{BackendRef, Name, Objects, PortRef, ServicePort, SliceData, Stored};
 use crate::options::Options;
 use crate::routes::Backend;
 
@@ -17,9 +19,14 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) struct Backends<'o> {
     objects: &'o Objects,
     options: &'o Options,
-    slices: HashMap<(&'o str, &'o str), Vec<&'o Stored<SliceData>>>,
+    slices: HashMap<(&'o str, &'o str), Vec<Slice<'o>>>,
     made: HashMap<String, Arc<Backend>>,
+    /// What is wrong with slices, by the number of the endpoint, if it is one: several backends may
+    /// read a slice.
+    faults: RefCell<BTreeMap<&'o Name, BTreeMap<Option<usize>, String>>>,
 }
+
+type Slice<'o> = (&'o Name, &'o Stored<SliceData>);
 
 /// A field of the backend, and what is wrong with it.
 pub(super) type Fault = (&'static str, String);
@@ -27,12 +34,36 @@ pub(super) type Fault = (&'static str, String);
 impl<'o> Backends<'o> {
     pub(super) fn new(objects: &'o Objects, options: &'o Options) -> Self {
         let mut slices: HashMap<_, Vec<_>> = HashMap::new();
-        for ((namespace, _), slice) in &objects.slices {
+        for (name, slice) in &objects.slices {
             if let Some(service) = slice.meta.label(SERVICE_NAME) {
-                slices.entry((namespace.as_str(), service)).or_default().push(slice);
+                slices.entry((name.0.as_str(), service)).or_default().push((name, slice));
             }
         }
-        Self { objects, options, slices, made: HashMap::new() }
+        Self { objects, options, slices, made: HashMap::new(), faults: RefCell::default() }
+    }
+
+    /// Reports what is not used of slices: one record for each, as a slice has up to 1,000 endpoints.
+    pub(super) fn report(self, records: &mut Records) {
+        for (name, faults) in self.faults.into_inner() {
+            let (Some(slice), Some((number, reason))) =
+                (self.objects.slices.get(name), faults.first_key_value())
+            else {
+                continue;
+            };
+            let field = match number {
+                Some(number) => format!("endpoints[{number}].addresses[0]"),
+                None => "addressType".to_owned(),
+            };
+            let reason = match faults.len() - 1 {
+                0 => reason.clone(),
+                more => format!("{reason}; {more} more of its endpoints are not used"),
+            };
+            records.field(&Subject::new("EndpointSlice", name, slice), &field, reason);
+        }
+    }
+
+    fn fault(&self, slice: &'o Name, endpoint: Option<usize>, reason: String) {
+        self.faults.borrow_mut().entry(slice).or_default().insert(endpoint, reason);
     }
 
     /// The backend of a rule in `namespace`.
@@ -105,11 +136,19 @@ impl<'o> Backends<'o> {
         let families = service.it.ip_families.as_deref().unwrap_or_default();
         let first = families.first().map_or("IPv4", String::as_str);
         let second = if first == "IPv6" { "IPv4" } else { "IPv6" };
+        for (name, slice) in slices {
+            let kind = slice.it.address_type.as_deref().unwrap_or_default();
+            if kind != "IPv4" && kind != "IPv6" {
+                let reason = format!("{} is not IPv4 or IPv6", quote(kind));
+                self.fault(name, None, reason);
+            }
+        }
         for family in [first, second] {
             let mut ready = BTreeSet::new();
             let mut leaving = BTreeSet::new();
-            for slice in slices.iter().filter(|it| it.it.address_type.as_deref() == Some(family)) {
-                self.add(&slice.it, port_name, &mut ready, &mut leaving);
+            let of_family = |it: &&Slice<'_>| it.1.it.address_type.as_deref() == Some(family);
+            for slice in slices.iter().filter(of_family) {
+                self.add(*slice, port_name, &mut ready, &mut leaving);
             }
             // As for every proxy of Services: terminating ones if there are no others.
             let endpoints = if ready.is_empty() { leaving } else { ready };
@@ -123,7 +162,7 @@ impl<'o> Backends<'o> {
     /// The endpoints of a slice: ready ones, and those that still serve while they terminate.
     fn add(
         &self,
-        slice: &SliceData,
+        (name, slice): Slice<'o>,
         port_name: &str,
         ready: &mut BTreeSet<SocketAddr>,
         leaving: &mut BTreeSet<SocketAddr>,
@@ -132,13 +171,14 @@ impl<'o> Backends<'o> {
             name.as_deref().unwrap_or_default() == port_name
                 && protocol.as_deref().unwrap_or("TCP") == "TCP"
         };
+        let slice = &slice.it;
         let ports = slice.ports.iter().flatten();
         let port = ports.filter(|port| is_meant(&port.name, &port.protocol));
         let Some(port) = port.filter_map(|port| u16::try_from(port.port?).ok()).find(|p| *p > 0)
         else {
             return;
         };
-        for endpoint in slice.endpoints.iter().flatten() {
+        for (number, endpoint) in slice.endpoints.iter().flatten().enumerate() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let terminating = conditions.terminating == Some(true);
             let list = match conditions.ready {
@@ -148,19 +188,38 @@ impl<'o> Backends<'o> {
             };
             // The first address is the endpoint's; others are not used, as in kube-proxy.
             let first = endpoint.addresses.iter().flatten().next();
-            if let Some(address) = first.and_then(|text| text.parse().ok())
-                && (self.options.allow_local_endpoints || is_remote(address))
-            {
-                list.insert(SocketAddr::new(address, port));
+            match self.address(first.map(String::as_str)) {
+                Ok(address) => _ = list.insert(SocketAddr::new(address, port)),
+                Err(reason) => self.fault(name, Some(number), reason),
             }
+        }
+    }
+
+    fn address(&self, text: Option<&str>) -> Result<IpAddr, String> {
+        let text = text.ok_or("is missing")?;
+        let address = text.parse().map_err(|_| format!("{} is not an address", quote(text)))?;
+        match local(address).filter(|_| !self.options.allow_local_endpoints) {
+            Some(kind) => Err(format!("{address} is {kind}: requests would not go to a pod")),
+            None => Ok(address),
         }
     }
 }
 
-fn is_remote(address: IpAddr) -> bool {
-    let is_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+/// What kind of address of the own host or link this is.
+fn local(address: IpAddr) -> Option<&'static str> {
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    !(is_local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
+    let is_mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    Some(match address {
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_unspecified() => "the unspecified address",
+        _ if address.is_multicast() => "a multicast address",
+        _ if is_link_local => "a link-local address",
+        _ if is_broadcast => "the broadcast address",
+        _ if is_mapped => "an IPv4-mapped address",
+        _ => return None,
+    })
 }

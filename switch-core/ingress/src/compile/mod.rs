@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::routes::Routes;
 use backend::Backends;
 use class::Class;
-use records::{Records, subject};
+use records::{Records, Subject};
 
 /// The result of a compilation.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ pub fn compile(objects: &Objects, options: &Options) -> Compiled {
             Ok(true) => ours.push((name, ingress)),
             Ok(false) => {}
             Err((field, reason)) => {
-                records.left_out(&subject(name, ingress), &field, reason, false)
+                records.left_out(&Subject::ingress(name, ingress), &field, reason, false)
             }
         }
     }
@@ -52,6 +52,7 @@ pub fn compile(objects: &Objects, options: &Options) -> Compiled {
         builder.add(name, ingress, &mut backends, &mut records);
         served.push(name.clone());
     }
+    backends.report(&mut records);
     let mut routes = builder.build(&mut records);
     tls::add(&mut routes, objects, &served, options, &mut records);
     served.sort();

@@ -11,24 +11,14 @@ pub(super) struct Subject {
     pub(super) object: Cookie,
 }
 
-pub(super) fn subject<T>(name: &Name, stored: &Stored<T>) -> Subject
-where
-    T: Named,
-{
-    let object = Cookie::new(object_name(T::KIND, name));
-    Subject { source: stored.source.clone(), object }
-}
+impl Subject {
+    pub(super) fn new<T>(kind: &str, name: &Name, stored: &Stored<T>) -> Self {
+        Self { source: stored.source.clone(), object: Cookie::new(object_name(kind, name)) }
+    }
 
-pub(super) trait Named {
-    const KIND: &'static str;
-}
-
-impl Named for IngressSpec {
-    const KIND: &'static str = "Ingress";
-}
-
-impl Named for crate::objects::SecretData {
-    const KIND: &'static str = "Secret";
+    pub(super) fn ingress(name: &Name, stored: &Stored<IngressSpec>) -> Self {
+        Self::new("Ingress", name, stored)
+    }
 }
 
 /// Collects records.

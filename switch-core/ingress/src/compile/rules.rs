@@ -9,7 +9,7 @@ use podswitch_kubernetes::Action;
 use regex::bytes::{Regex, RegexBuilder};
 
 use super::backend::Backends;
-use super::records::{Records, Subject, subject};
+use super::records::{Records, Subject};
 use crate::annotations::{self, quote};
 use crate::objects::{BackendRef, IngressSpec, Name, PathRule, Stored};
 use crate::path::normalise;
@@ -55,7 +55,7 @@ impl Common<'_> {
             backend,
             settings: self.settings.clone(),
             is_tls: self.tls.iter().any(|tls| tls.is_none_or(|tls| covers(tls, host))),
-            canaries: Vec::new(),
+            canary: None,
             pattern: None,
         }
     }
@@ -78,7 +78,7 @@ impl Builder {
         backends: &mut Backends<'_>,
         records: &mut Records,
     ) {
-        let of = subject(name, ingress);
+        let of = Subject::ingress(name, ingress);
         let settings = settings(&of, ingress, records);
         let is_canary = settings.canary.is_some();
         let tls = ingress.it.tls.iter().flatten().flat_map(|entry| match entry.hosts.as_deref() {
@@ -93,6 +93,10 @@ impl Builder {
             ingress.it.default_backend.as_ref().map(|it| {
                 backend(of, "spec.defaultBackend", common.namespace, it, backends, records)
             });
+        if is_canary && fallback.is_some() {
+            let reason = "has no effect: a canary takes requests of paths only".to_owned();
+            records.without_effect(of, "spec.defaultBackend", reason);
+        }
         if rules.is_empty() {
             match &fallback {
                 Some(_) if is_canary => {}
@@ -229,23 +233,25 @@ impl Builder {
 impl Draft {
     fn build(mut self, records: &mut Records) -> Paths {
         for (of, key, mut canary) in self.canaries {
-            match self.routes.get_mut(&key) {
+            let (path, host) = (quote(&canary.path), quote(&canary.host));
+            let reason = match self.routes.get_mut(&key) {
                 // A canary of another namespace would take requests of another tenant.
                 Some(route) if route.backend.namespace == canary.backend.namespace => {
-                    canary.settings = Arc::new(of_canary(&canary.settings, &route.settings));
-                    canary.is_tls = route.is_tls;
-                    route.canaries.push(canary.into());
+                    let Some(first) = &route.canary else {
+                        canary.settings = Arc::new(of_canary(&canary.settings, &route.settings));
+                        canary.is_tls = route.is_tls;
+                        route.canary = Some(canary.into());
+                        continue;
+                    };
+                    // As in ingress-nginx: one canary for each path.
+                    format!("the path {path} of {host} has the canary {} already", first.ingress)
                 }
-                _ => {
-                    let reason = format!(
-                        "there is no other Ingress of this namespace for the path {} of {}",
-                        quote(&canary.path),
-                        quote(&canary.host)
-                    );
-                    let field = format!("metadata.annotations[{}canary]", annotations::PREFIX);
-                    records.without_effect(&of, &field, reason);
-                }
-            }
+                _ => format!(
+                    "there is no other Ingress of this namespace for the path {path} of {host}"
+                ),
+            };
+            let field = format!("metadata.annotations[{}canary]", annotations::PREFIX);
+            records.without_effect(&of, &field, reason);
         }
         let mut paths = Paths { owner: self.owner, ..Paths::default() };
         for ((kind, text), route) in self.routes {

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 
-use super::records::{Records, Subject, subject};
+use super::records::{Records, Subject};
 use super::rules::namespace;
 use crate::annotations::quote;
 use crate::objects::{IngressSpec, Name, Objects, SecretData, Stored, object_name};
@@ -50,7 +50,7 @@ fn add_ingress(
     known: &mut Known,
     records: &mut Records,
 ) {
-    let of = subject(name, ingress);
+    let of = Subject::ingress(name, ingress);
     for (at, entry) in ingress.it.tls.iter().flatten().enumerate() {
         let field = format!("spec.tls[{at}].secretName");
         let Some(secret) = entry.secret_name.as_deref().filter(|name| !name.is_empty()) else {
@@ -144,10 +144,12 @@ fn get(objects: &Objects, name: &Name, known: &mut Known) -> Result<Arc<Certific
     known.entry(name.clone()).or_insert_with(read).clone()
 }
 
+/// The API server checks that Secrets of type kubernetes.io/tls have both keys; those of type Opaque,
+/// the default, are used if they have.
 fn certificate(name: &Name, secret: &SecretData) -> Result<Certificate, String> {
-    let kind = secret.kind.as_deref().unwrap_or("Opaque");
+    let kind = secret.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("Opaque");
     if kind != "kubernetes.io/tls" && kind != "Opaque" {
-        return Err(format!("is of type {}, not kubernetes.io/tls", quote(kind)));
+        return Err(format!("is of type {}, not kubernetes.io/tls or Opaque", quote(kind)));
     }
     let secret_name = Cookie::new(object_name("Secret", name));
     let (chain, key) = (value(secret, "tls.crt")?, value(secret, "tls.key")?);

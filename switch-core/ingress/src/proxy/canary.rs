@@ -1,4 +1,4 @@
-//! Which of a route and its canaries takes a request.
+//! Which of a route and its canary takes a request.
 
 use std::sync::Arc;
 
@@ -8,15 +8,14 @@ use super::affinity::cookie;
 use crate::routes::Route;
 use crate::settings::Canary;
 
-/// The route itself, or a canary: by header, then by cookie, then by weight. `random`: equally
+/// The route itself, or its canary: by header, then by cookie, then by weight. `random`: equally
 /// distributed.
 pub(super) fn choose<'r>(
     route: &'r Arc<Route>,
     headers: &HeaderMap,
     random: impl FnOnce() -> u64,
 ) -> &'r Arc<Route> {
-    // As in ingress-nginx: one canary for each route.
-    let Some(canary) = route.canaries.first() else { return route };
+    let Some(canary) = &route.canary else { return route };
     let Some(rule) = &canary.settings.canary else { return route };
     match decided(rule, headers) {
         Some(true) => canary,

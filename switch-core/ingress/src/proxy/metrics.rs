@@ -154,8 +154,10 @@ pub(super) struct Metrics {
     pub(super) open: Number,
     pub(super) handshakes: Number,
     pub(super) upgraded: Number,
+    pub(super) workers: Number,
     /// Workers whose threads have ended.
     pub(super) ended: Number,
+    pub(super) accept_errors: Number,
     pub(super) reloads: Number,
     log_lost: Arc<Number>,
     pub(super) received: Number,
@@ -211,6 +213,12 @@ impl Metrics {
                 "Connections that were upgraded, such as WebSockets.",
                 &self.upgraded,
             ),
+            (
+                "accept_errors_total",
+                "Connections that could not be accepted, such as without free descriptors.",
+                &self.accept_errors,
+            ),
+            ("workers_ended_total", "Workers that have ended.", &self.ended),
             ("reloads_total", "Routes put in force.", &self.reloads),
             ("log_lost_total", "Lines of the access log that were lost.", &self.log_lost),
             ("request_body_bytes_total", "Bytes of request bodies.", &self.received),
@@ -222,6 +230,7 @@ impl Metrics {
             one(name, "counter", help, &plain(number));
         }
         one("open_connections", "gauge", "Open connections of clients.", &plain(&self.open));
+        one("workers", "gauge", "Workers that were started.", &plain(&self.workers));
         let classes: Vec<_> = (1..=5)
             .zip(&self.responses)
             .map(|(class, number)| (format!("{{status=\"{class}xx\"}}"), number.get()))

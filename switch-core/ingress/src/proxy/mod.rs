@@ -93,6 +93,7 @@ impl Proxy {
                 let _ended = ended;
                 worker.run();
             })?);
+            proxy.shared.metrics.workers.add(1);
         }
         Ok(proxy)
     }

@@ -28,8 +28,8 @@ pub struct Options {
     pub max_head: usize,
     /// Time for a request's head, for the TLS handshake, and for an idle connection.
     pub head_timeout: Duration,
-    /// Longest pause within a request's body, while a client reads nothing, or until an HTTP/2 client
-    /// makes room for more of a response.
+    /// Longest pause within a request's body, and longest time in which a client takes nothing at all
+    /// of its responses.
     pub client_timeout: Duration,
     /// Concurrent streams of an HTTP/2 connection.
     pub max_streams: u32,

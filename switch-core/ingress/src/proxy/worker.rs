@@ -40,7 +40,8 @@ static WORKERS: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Worker {
     runtime: Runtime,
     shared: Arc<Shared>,
-    listeners: Listeners,
+    /// With whether TLS is spoken.
+    listeners: Vec<(TcpListener, bool)>,
     stopped: watch::Receiver<Option<Duration>>,
 }
 
@@ -51,6 +52,14 @@ impl Worker {
         stopped: watch::Receiver<Option<Duration>>,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let entered = runtime.enter();
+        let all = [(listeners.http, false), (listeners.https, true)];
+        let listeners = all
+            .into_iter()
+            .filter_map(|(listener, is_tls)| Some((listener?, is_tls)))
+            .map(|(listener, is_tls)| Ok((TcpListener::from_std(listener)?, is_tls)))
+            .collect::<io::Result<_>>()?;
+        drop(entered);
         Ok(Self { runtime, shared, listeners, stopped })
     }
 
@@ -73,14 +82,11 @@ impl Worker {
     }
 }
 
-async fn serve(local: Rc<Local>, listeners: Listeners) {
-    let mut accepting = Vec::new();
-    for (listener, is_tls) in [(listeners.http, false), (listeners.https, true)] {
-        let Some(listener) = listener else { continue };
-        // Without it, nothing of the address would be accepted here.
-        let Ok(listener) = TcpListener::from_std(listener) else { continue };
-        accepting.push(spawn_local(accept(local.clone(), listener, is_tls)));
-    }
+async fn serve(local: Rc<Local>, listeners: Vec<(TcpListener, bool)>) {
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|(listener, is_tls)| spawn_local(accept(local.clone(), listener, is_tls)))
+        .collect();
     spawn_local(look_after(local.clone()));
     let mut stopped = local.stopped.clone();
     let patience = match stopped.wait_for(Option::is_some).await {
@@ -104,6 +110,7 @@ async fn accept(local: Rc<Local>, listener: TcpListener, is_tls: bool) {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
+                local.shared.metrics.accept_errors.add(1);
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -49,7 +49,7 @@ impl Values {
         Self { path: path.to_owned(), files: HashMap::new(), errors: Vec::new() }
     }
 
-    /// Reads the files that changed. Returns whether an object, record or error changed.
+    /// Reads the files that changed. Returns whether an object or record changed.
     ///
     /// # Errors
     /// The folder cannot be listed; nothing is changed. An error of one file is one of
@@ -93,7 +93,6 @@ impl Values {
             }
         }
         errors.sort();
-        is_changed |= errors != self.errors;
         self.errors = errors;
         Ok(is_changed)
     }
@@ -186,6 +185,8 @@ mod tests {
         assert!(!values.load().unwrap(), "nothing has changed");
 
         fs::write(&file, "kind: [").unwrap();
+        assert!(!values.load().unwrap(), "an error alone changes no object");
+        assert_eq!(values.errors().len(), 1);
         fs::write(folder.path().join("b.yaml"), "{apiVersion: v1, kind: Third}\n---\n7\n").unwrap();
         assert!(values.load().unwrap());
         assert_eq!(kinds(&values), ["Secret", "Other", "Third"]);
