@@ -281,6 +281,9 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::super::counted::Counted;
     use super::*;
 
     /// The number of the ambiguous request, however the bytes are cut.
@@ -321,5 +324,41 @@ mod tests {
             scanned(&format!("GET / HTTP/1.1\r\nContent-Length:{spaces}5\r\n\r\n")),
             Some(0)
         );
+    }
+
+    /// TLS flushes a lot at once. What the socket takes of it counts, before all of it is taken.
+    #[tokio::test]
+    async fn a_slow_flush_is_not_a_stalled_client() {
+        struct Never;
+        impl AsyncWrite for Never {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                _: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Poll::Pending
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Pending
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Pending
+            }
+        }
+        let pause = Duration::from_millis(10);
+        let (mut socket, taken) = Counted::new(tokio::io::sink());
+        let mut stream = ClientStream::http2(Never, taken, pause);
+        let mut flush = async || {
+            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_flush(cx))).await
+        };
+        assert!(flush().await.is_pending());
+        for _ in 0..5 {
+            tokio::time::sleep(2 * pause).await;
+            socket.write_all(b"x").await.expect("taken");
+            assert!(flush().await.is_pending());
+        }
+        tokio::time::sleep(2 * pause).await;
+        let Poll::Ready(Err(error)) = flush().await else { panic!("nothing was taken") };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -4,7 +4,7 @@
 mod annotations;
 mod bad_input;
 mod conformance;
-mod http2;
 mod lab;
+mod slow_clients;
 mod tls;
 mod upgrade;

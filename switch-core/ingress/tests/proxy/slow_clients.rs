@@ -1,4 +1,4 @@
-//! HTTP/2 connections whose clients are idle, slow, or pause one stream.
+//! Clients that are idle, slow, take nothing, or pause one stream of an HTTP/2 connection.
 
 use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::lab::{LONG, Lab, backend, ingress};
-use crate::tls::{certificate, connect_with, secret};
+use crate::tls::{certificate, connect, connect_with, secret};
 use crate::upgrade::{Message, collect, runtime};
 
 /// The window of a stream (RFC 9113 section 6.9.2), in bytes: less than one read from an endpoint.
@@ -83,7 +83,7 @@ fn answer(
 }
 
 /// A connection, and the task that ends with it.
-async fn connect(
+async fn connect_http2(
     lab_https: SocketAddr,
     der: &[u8],
 ) -> (SendRequest<Message>, JoinHandle<hyper::Result<()>>) {
@@ -117,7 +117,7 @@ fn get(path: &str) -> Request<Message> {
 fn a_client_that_only_acknowledges_pings_is_idle() {
     let (lab, der, requests) = lab(|options| options.head_timeout = Duration::from_secs(2));
     let talk = async {
-        let (mut sender, connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        let (mut sender, connection) = connect_http2(lab.proxy.https().unwrap(), &der).await;
         thread::spawn(move || {
             let (_, stream) = requests.recv().unwrap();
             answer(stream, 2, |stream| stream.write_all(b"ok"));
@@ -183,7 +183,7 @@ fn a_paused_stream_does_not_end_another_one() {
         }
     });
     let talk = async {
-        let (mut sender, connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        let (mut sender, connection) = connect_http2(lab.proxy.https().unwrap(), &der).await;
         let paused = sender.send_request(get("/big")).await.unwrap();
         let moving = sender.send_request(get("/slow")).await.unwrap();
         let body = collect(moving.into_body()).await.0;
@@ -210,7 +210,7 @@ fn the_end_of_a_response_is_not_cut() {
         stream.write_all(&[head.as_bytes(), &[0; LENGTH]].concat())
     });
     let talk = async {
-        let (mut sender, _connection) = connect(lab.proxy.https().unwrap(), &der).await;
+        let (mut sender, _connection) = connect_http2(lab.proxy.https().unwrap(), &der).await;
         let mut body = sender.send_request(get("/")).await.unwrap().into_body();
         let mut length = 0;
         loop {
@@ -225,4 +225,19 @@ fn the_end_of_a_response_is_not_cut() {
     let length = runtime().block_on(async { timeout(LONG, talk).await }).unwrap();
     assert_eq!(length, LENGTH);
     assert_eq!(lab.refused("client_stalled"), 0);
+}
+
+/// The sockets' buffers are full, and then the client takes nothing.
+#[test]
+fn a_client_that_reads_nothing_is_ended() {
+    /// More than all buffers on the way.
+    const LENGTH: usize = 64 << 20;
+    let (lab, der, requests) = lab(|options| options.client_timeout = Duration::from_secs(1));
+    thread::spawn(move || {
+        let (_, stream) = requests.recv().unwrap();
+        answer(stream, LENGTH, |stream| stream.write_all(&vec![0; LENGTH]));
+    });
+    let mut client = connect(&lab, "a.test", &der).unwrap();
+    client.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+    lab.wait_refused("client_stalled", 1);
 }
