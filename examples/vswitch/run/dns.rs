@@ -129,7 +129,8 @@ impl DnsFlags {
         options.counters = meters.resolver();
         options.on_thread_start = Some(confine::worker_thread);
         let reported = Trouble::default();
-        Ok(Dns { options, resolver: None, clock: Clock::start(), retry_at: None, reported })
+        let (clock, attempts) = (Clock::start(), Attempts::default());
+        Ok(Dns { options, resolver: None, clock, attempts, reported })
     }
 }
 
@@ -146,14 +147,43 @@ fn report(before: &Trouble, now: &Trouble) {
     }
 }
 
+/// Attempts to start the resolver, and what has been logged of them.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Not before then.
+    retry_at: Option<Instant>,
+    /// Why it does not run, as logged.
+    reason: Option<String>,
+}
+
+impl Attempts {
+    /// Whether the next one may be made.
+    fn is_due(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// The resolver does not run, because it did not start or has ended. Returns whether that is to be logged: the same
+    /// reason is logged once.
+    fn failed(&mut self, now: Instant, reason: String) -> bool {
+        self.retry_at = Some(now + RETRY);
+        let is_new = self.reason.as_ref() != Some(&reason);
+        self.reason = Some(reason);
+        is_new
+    }
+
+    /// The resolver has started. Returns whether that is to be logged: it is, if it was logged why it did not run.
+    fn started(&mut self) -> bool {
+        std::mem::take(self).reason.is_some()
+    }
+}
+
 /// The node's own resolver, which is there from when the name server's Service first is.
 #[derive(Debug)]
 pub(super) struct Dns {
     options: ResolverOptions,
     resolver: Option<Resolver>,
     clock: Clock,
-    /// Not before then, because it did not start or ended.
-    retry_at: Option<Instant>,
+    attempts: Attempts,
     /// What has been logged of the resolver's servers.
     reported: Trouble,
 }
@@ -167,16 +197,16 @@ impl Dns {
     /// Starts the resolver if there is a Service for it, and again if it did not start or has ended. Called often.
     pub(super) fn follow(&mut self, node: &NodeHandle) {
         if self.resolver.as_ref().is_some_and(Resolver::has_ended) {
-            tracing::error!(target: "dns", "the node's own resolver has ended; it is started again");
+            tracing::error!(target: "dns", "the node's own resolver has ended; it is started again after {} s", RETRY.as_secs());
             self.resolver = None;
-            self.retry_at = Some(self.clock.now() + RETRY);
+            self.attempts.failed(self.clock.now(), "it has ended".to_owned());
         }
         if let Some(resolver) = &self.resolver {
             let trouble = resolver.trouble();
             report(&self.reported, &trouble);
             self.reported = trouble;
         }
-        if self.resolver.is_some() || self.retry_at.is_some_and(|at| self.clock.now() < at) {
+        if self.resolver.is_some() || !self.attempts.is_due(self.clock.now()) {
             return;
         }
         let has_server = node.with(|node| {
@@ -189,12 +219,44 @@ impl Dns {
             Ok(resolver) => {
                 self.resolver = Some(resolver);
                 self.reported = Trouble::default();
-                self.retry_at = None;
+                if self.attempts.started() {
+                    tracing::info!(target: "dns", "the node's own resolver is started again");
+                }
             }
             Err(error) => {
-                self.retry_at = Some(self.clock.now() + RETRY);
-                tracing::warn!(target: "dns", %error, "the node's own resolver does not start; pods resolve names while others serve kube-dns");
+                if self.attempts.failed(self.clock.now(), error.to_string()) {
+                    tracing::warn!(target: "dns", %error, "the node's own resolver does not start; pods resolve names while others serve kube-dns");
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_resolver_does_not_start_is_logged_when_it_changes() {
+        let mut attempts = Attempts::default();
+        let mut now = Instant::from_secs(100);
+        assert!(attempts.is_due(now));
+        // What starts at once is no news.
+        assert!(!attempts.started());
+        let mut logged = Vec::new();
+        for reason in ["no room", "no room", "no room", "no port", "no port", "no room"] {
+            assert!(attempts.is_due(now));
+            logged.push(attempts.failed(now, reason.to_owned()));
+            assert!(!attempts.is_due(now + RETRY - Duration::from_millis(1)));
+            now = now + RETRY;
+        }
+        assert_eq!(logged, [true, false, false, true, false, true]);
+        assert!(attempts.is_due(now));
+        assert!(attempts.started());
+        assert!(attempts.is_due(now));
+        // Each is logged again the next time.
+        assert!(!attempts.started());
+        assert!(attempts.failed(now, "no room".to_owned()));
+        assert!(attempts.started());
     }
 }

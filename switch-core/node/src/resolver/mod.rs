@@ -6,6 +6,7 @@
 
 mod cache;
 mod forward;
+mod loops;
 mod message;
 mod server;
 mod stream;

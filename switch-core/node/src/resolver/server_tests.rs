@@ -143,14 +143,75 @@ fn a_connection_ends_when_too_much_waits() {
         sent += 1;
         assert!(sent < 10_000);
     }
-    server.turn();
+    assert_eq!(counts(&server), (1, 1));
+    let queued = server.connections[&0].stream.unsent();
+    assert!((10..sent).contains(&queued), "{queued} of {sent}");
+    server.end_connections(now);
     assert!(server.connections.is_empty());
-    assert_eq!(server.counters.connections_ended.get(), 1);
-    assert_eq!(server.counters.unsent.get(), 1);
+    assert_eq!(counts(&server), (1, 1 + queued));
     // Its queries that waited are answered in vain.
     server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
-    assert_eq!(server.counters.unsent.get(), 2);
-    assert_eq!(server.counters.connections_ended.get(), 1);
+    assert_eq!(counts(&server), (1, 2 + queued));
+}
+
+/// Connections ended, and answers that were not sent.
+fn counts(server: &Server) -> (u64, u64) {
+    (server.counters.connections_ended.get(), server.counters.unsent.get())
+}
+
+/// Sends answers until some have to wait, and returns how many.
+fn fill(server: &mut Server) -> u64 {
+    let answer = vec![0; MAX_TCP];
+    let now = server.clock.now();
+    while server.connections[&0].stream.unsent() < 3 {
+        server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+    }
+    server.connections[&0].stream.unsent()
+}
+
+#[test]
+fn a_silent_connection_ends_and_is_counted_with_the_answers_that_wait() {
+    let (mut server, mut client, _silent) = server();
+    let answer = [7; 100];
+    let now = server.clock.now();
+    server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+    let mut got = [0; 102];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(server.connections[&0].stream.unsent(), 0);
+    let queued = fill(&mut server);
+    // One that is busy has longer.
+    let now = server.clock.now();
+    server.end_connections(now + 2 * IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (1, (0, 0)));
+    server.end_connections(now + 3 * IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (0, (1, queued)));
+    server.end_connections(now + 4 * IDLE);
+    assert_eq!(counts(&server), (1, queued));
+    // Nothing waits.
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let _client = TcpStream::connect(address).unwrap();
+    turn_until(&mut server, "another one", |server| !server.connections.is_empty());
+    let now = server.clock.now();
+    server.end_connections(now + IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (0, (2, queued)));
+}
+
+#[test]
+fn a_connection_that_the_client_ends_is_counted_for_the_answers_that_wait_alone() {
+    let (mut server, client, _silent) = server();
+    let queued = fill(&mut server);
+    // What it has not read makes the kernel reset it.
+    client.peek(&mut [0]).unwrap();
+    drop(client);
+    turn_until(&mut server, "a reset", |server| server.connections.is_empty());
+    assert_eq!(counts(&server), (0, queued));
+    // Closed in order, with all read.
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    turn_until(&mut server, "another one", |server| !server.connections.is_empty());
+    drop(client);
+    turn_until(&mut server, "the end", |server| server.connections.is_empty());
+    assert_eq!(counts(&server), (0, queued));
 }
 
 #[test]
@@ -173,6 +234,11 @@ fn what_gets_no_answer_or_an_error_is_counted() {
     }
     assert_eq!(server.counters.ignored.get(), 2);
     assert_eq!(server.counters.errors.get(), 3);
+    // One that is forwarded.
+    server.query(now, good, client);
+    assert_eq!(server.counters.cache_misses.get(), 1);
+    let others = server.counters.zone.get() + server.counters.cache_hits.get();
+    assert_eq!((server.counters.queries[1].get(), others), (2 + 3 + 1, 0));
     assert_eq!(server.counters.unsent.get(), 0);
 }
 
