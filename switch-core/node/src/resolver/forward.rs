@@ -162,6 +162,12 @@ impl Forwarder {
         self.trouble.clone()
     }
 
+    /// Forwards to these servers from the next [`tick`](Self::tick) on, which is due.
+    pub(super) fn set_upstreams(&mut self, now: Instant, upstreams: Upstreams) {
+        self.upstreams = upstreams;
+        self.refresh = self.refresh.min(now);
+    }
+
     /// What is to be done next.
     pub(super) fn take(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -94,6 +95,8 @@ pub(super) struct Server {
     own: Vec<SocketAddr>,
     snapshots: Snapshots,
     forwarder: Forwarder,
+    /// Other servers than those of the start.
+    changes: Receiver<Upstreams>,
     counters: Arc<ResolverCounters>,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -110,6 +113,7 @@ impl Server {
         addresses: &[IpAddr],
         snapshots: Snapshots,
         upstreams: Upstreams,
+        changes: Receiver<Upstreams>,
         counters: Arc<ResolverCounters>,
     ) -> Self {
         Self {
@@ -117,6 +121,7 @@ impl Server {
             own: addresses.iter().map(|address| SocketAddr::new(*address, 53)).collect(),
             snapshots,
             forwarder: Forwarder::new(upstreams, counters.clone()),
+            changes,
             counters,
             connections: HashMap::new(),
             next: 0,
@@ -153,6 +158,9 @@ impl Server {
         tcp.into_iter().for_each(|at| self.accept(now, at));
         connections.into_iter().for_each(|id| self.connection(now, id));
         upstreams.into_iter().for_each(|id| self.upstream(now, id));
+        if let Some(upstreams) = self.changes.try_iter().last() {
+            self.forwarder.set_upstreams(now, upstreams);
+        }
         let (snapshots, own) = (&self.snapshots, &self.own);
         self.forwarder.tick(now, || {
             let names = snapshots.names();

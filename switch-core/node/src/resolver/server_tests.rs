@@ -1,6 +1,7 @@
 //! Clients' connections, with real sockets of the loopback interface.
 
 use std::io::{Read as _, Write as _};
+use std::sync::mpsc::{Sender, channel};
 
 use podswitch_core::control::ControlPlane;
 use podswitch_dns::{Name, query};
@@ -23,11 +24,23 @@ fn turn_until(server: &mut Server, what: &str, is_so: impl Fn(&Server) -> bool) 
     }
 }
 
+/// That server for all names.
+fn upstreams(at: &UdpSocket) -> Upstreams {
+    let mut upstreams = Upstreams::default();
+    upstreams.set(Stub::new(Name::parse(".").unwrap(), [at.local_addr().unwrap()]));
+    upstreams
+}
+
 /// A server with one connection, and the client's end of it. Its only upstream is one where nobody replies.
 fn server() -> (Server, TcpStream, UdpSocket) {
+    let (server, client, silent, _) = server_with_changes();
+    (server, client, silent)
+}
+
+/// The same, and where other upstreams are set.
+fn server_with_changes() -> (Server, TcpStream, UdpSocket, Sender<Upstreams>) {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut upstreams = Upstreams::default();
-    upstreams.set(Stub::new(Name::parse(".").unwrap(), [silent.local_addr().unwrap()]));
+    let (changed, changes) = channel();
     let listeners =
         Listeners { udp: Vec::new(), tcp: vec![TcpListener::bind("127.0.0.1:0").unwrap()] };
     listeners.tcp[0].set_nonblocking(true).unwrap();
@@ -35,9 +48,10 @@ fn server() -> (Server, TcpStream, UdpSocket) {
     client.set_read_timeout(Some(LIMIT)).unwrap();
     client.set_write_timeout(Some(LIMIT)).unwrap();
     let snapshots = ControlPlane::new(Default::default()).snapshots();
-    let mut server = Server::new(listeners, &[], snapshots, upstreams, Arc::default());
+    let upstreams = upstreams(&silent);
+    let mut server = Server::new(listeners, &[], snapshots, upstreams, changes, Arc::default());
     turn_until(&mut server, "a connection", |server| !server.connections.is_empty());
-    (server, client, silent)
+    (server, client, silent, changed)
 }
 
 fn framed(name: &str) -> Vec<u8> {
@@ -250,4 +264,25 @@ fn connections_beyond_the_limit_of_a_client_are_refused_and_counted() {
     let refused = |server: &Server| server.counters.connections_refused.get();
     turn_until(&mut server, "one is refused", |server| refused(server) > 0);
     assert_eq!((refused(&server), server.connections.len()), (1, MAX_OF_CLIENT));
+}
+
+#[test]
+fn other_upstreams_are_used_when_they_are_set() {
+    let (mut server, mut client, _silent, changed) = server_with_changes();
+    keep(&mut server, "kept.example.com");
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    for at in [&UdpSocket::bind("127.0.0.1:0").unwrap(), &other] {
+        changed.send(upstreams(at)).unwrap();
+    }
+    server.turn();
+    // What the earlier ones replied is not kept.
+    client.write_all(&framed("kept.example.com")).unwrap();
+    let is_asked = |_: &Server| {
+        let mut query = [0; 512];
+        // There are probes, too.
+        std::iter::from_fn(|| other.recv(&mut query).ok().map(|len| query[..len].to_vec()))
+            .any(|query| query[12..].starts_with(b"\x04kept\x07example\x03com\0"))
+    };
+    turn_until(&mut server, "the last one is asked", is_asked);
 }
