@@ -130,7 +130,7 @@ oomScoreAdj: 0
 protectKernelDefaults: true
 readOnlyPort: 0
 imageGCHighThresholdPercent: 100
-evictionHard: {memory.available: "50Mi", nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%"}
+evictionHard: {memory.available: "50Mi", nodefs.available: "100Mi", imagefs.available: "100Mi", nodefs.inodesFree: "1%"}
 nodeStatusUpdateFrequency: 3s
 syncFrequency: 10s
 resolvConf: "$S/resolv.conf"

@@ -291,14 +291,35 @@ impl Lab {
     }
 }
 
+/// What is printed of a cluster when a test fails. A full disk looks like a fault of the network: kubelet evicts the pods.
+const STATE: &str = r#"
+df -h "$R" | tail -1; free -m | grep Mem; uptime
+kc --request-timeout=10s get nodes -o jsonpath='{range .items[*]}{.metadata.name}{range .status.conditions[*]}{" "}{.type}={.status}{end}{"\n"}{end}'
+kc --request-timeout=10s get pods -A -o wide
+kc --request-timeout=10s get events -A --field-selector type=Warning --sort-by=.lastTimestamp | tail -20
+"#;
+
+impl Lab {
+    fn print_state(&self) {
+        if self.mode == Mode::Kubernetes {
+            let state = self.bash(&format!("({STATE}) 2>&1 || true"));
+            println!("{}", state.unwrap_or_else(|error| error));
+        }
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::thread::panicking() || std::env::var_os("LAB_KEEP").is_some() {
-            println!("state and logs: {}", self.run.display());
+        let keep = std::env::var_os("LAB_KEEP").is_some();
+        if std::thread::panicking() {
+            self.print_state();
         }
         let mut command = self.script("down.sh");
-        if std::env::var_os("LAB_KEEP").is_some() {
+        if keep {
+            println!("state and logs: {}", self.run.display());
             command.env("KEEP", "1");
+        } else if std::thread::panicking() {
+            println!("LAB_KEEP=1 in the environment keeps state and logs");
         }
         // The next run shows if anything was left.
         let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
