@@ -52,6 +52,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --kubernetes
 - --run-dir={{ .Values.agent.runDir }}
 - --wait
+{{- if .Values.agent.handOver }}
+# The surge pod takes over from the running one, which the kubelet would start again if it ended.
+- --take-over
+- --stay
+{{- end }}
 # Another follows; after the last one the Job `uninstall` removes what it leaves.
 - --keep
 - --proc-sys=/host/proc/sys

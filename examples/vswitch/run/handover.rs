@@ -11,7 +11,9 @@ use podswitch_node::{
 };
 
 use super::run_dir::RunDir;
+use crate::Done;
 use crate::failure::Failure;
+use crate::signals::Signals;
 
 /// How long a predecessor may take to end. It forwards nothing any more.
 const END: Duration = Duration::from_secs(10);
@@ -19,6 +21,8 @@ const END: Duration = Duration::from_secs(10);
 /// its socket for a moment.
 const ATTEMPTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a switch that was replaced looks whether one runs.
+const STAY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where successors connect. Without it the switch runs, and is stopped before the next one starts.
 pub(super) fn listen(run_dir: &Path) -> Option<Listener> {
@@ -109,6 +113,28 @@ pub(super) fn hand_over(
         result.map(|()| successor)
     });
     handed.map_err(of_node).and_then(|result| result).inspect_err(not_handed).ok()
+}
+
+/// Waits for a signal after the node was handed over.
+///
+/// # Errors
+/// The successor has ended, and no switch runs.
+pub(super) fn stay(successor: &Successor, run_dir: &Path, signals: &Signals) -> Done {
+    tracing::info!(target: "run", "the node is handed over: waiting to be stopped");
+    let mut is_free = false;
+    loop {
+        signals.wait(STAY_PAUSE, None);
+        if signals.stopped() {
+            return Ok(());
+        }
+        // Twice: another one may be taking over from the successor.
+        let was_free =
+            std::mem::replace(&mut is_free, successor.has_ended() && RunDir::is_free(run_dir));
+        if was_free && is_free {
+            let message = "the switch that took the node over has ended, and none runs";
+            return Err(Failure::Setup(message.to_owned()));
+        }
+    }
 }
 
 fn not_handed(error: &HandoverError) {

@@ -132,6 +132,10 @@ pub(crate) struct Args {
     /// cannot hand over, this flag has no effect.
     #[arg(long)]
     take_over: bool,
+    /// After another switch has taken the node over, do not end: wait for SIGTERM or SIGINT. For supervisors that would
+    /// start this one again, as kubelet does. If no switch runs any more, it ends with status 1, to be started again.
+    #[arg(long)]
+    stay: bool,
     /// Keep the pods' interfaces and connections at the end, for the next run. Until it starts, packets
     /// for the switch are discarded. If no run follows, use `uninstall`.
     #[arg(long)]
@@ -305,6 +309,11 @@ fn serve_node(args: &Args, json: bool) -> Done {
     drop(run_dir);
     if let Some(successor) = successor {
         successor.gone();
+        stopped?;
+        return match (args.stay, run_dir_path) {
+            (true, Some(path)) => handover::stay(&successor, path, &signals),
+            _ => Ok(()),
+        };
     }
     Ok(stopped?)
 }

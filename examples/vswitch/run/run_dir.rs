@@ -105,6 +105,11 @@ impl RunDir {
         self.lock.is_some()
     }
 
+    /// Whether no switch has the lock.
+    pub(super) fn is_free(path: &Path) -> bool {
+        Self::open(path).is_ok()
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path

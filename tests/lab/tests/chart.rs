@@ -152,6 +152,56 @@ fn upgrade(lab: &Lab) -> Result {
     if same == pods { Ok(()) } else { Err(format!("pods changed: {pods:?}, {same:?}")) }
 }
 
+/// Starts a second agent on each node beside the first one, as a DaemonSet with `maxSurge` does (Kubernetes 1.22), then ends
+/// the first ones. Kubernetes 1.20 has no surge, so a second DaemonSet takes its place. Prints the longest outage.
+fn surge(lab: &Lab) -> Result {
+    let service = lab.service("kube-system", "podswitch-test", 80)?;
+    let client = lab.node(1)?;
+    let before = agents(lab)?;
+    let mut second = lab.get("-n kube-system daemonset podswitch")?;
+    second["metadata"] = json!({"name": "podswitch-surge", "namespace": "kube-system"});
+    second["status"] = Value::Null;
+    for labels in ["/spec/selector/matchLabels", "/spec/template/metadata/labels"] {
+        second.pointer_mut(labels).ok_or("no labels")?["surge"] = "second".into();
+    }
+    let load = Load::start_text(&client, service);
+    lab.apply(&second.to_string())?;
+    for node in 1..=lab.nodes {
+        // The first one has written that it waits to be stopped, and is not started again.
+        eventually(SOON, || {
+            let first =
+                lab.get("-n kube-system pods -l app.kubernetes.io/component=agent,surge!=second")?;
+            let of_node = |pod: &&Value| pod["spec"]["nodeName"] == format!("n{node}");
+            let pod = first["items"].as_array().into_iter().flatten().find(of_node);
+            let name = pod.and_then(|pod| pod["metadata"]["name"].as_str()).ok_or("no pod")?;
+            let log = lab.kubectl(&format!("-n kube-system logs {name}"))?;
+            match log.contains("the node is handed over") {
+                true => Ok(()),
+                false => Err(format!("{name}: {}", log.lines().last().unwrap_or_default())),
+            }
+        })?;
+    }
+    let status = "-n kube-system rollout status daemonset/podswitch-surge --timeout=60s";
+    lab.kubectl(status)?;
+    let restarted = lab.get("-n kube-system pods -l app.kubernetes.io/component=agent")?;
+    let restarts = restarted["items"].as_array().into_iter().flatten();
+    let restarts: u64 = restarts
+        .filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64())
+        .sum();
+    if restarts > 0 {
+        return Err(format!("{restarts} restarts of agents"));
+    }
+    lab.kubectl("-n kube-system delete daemonset podswitch --timeout=60s")?;
+    eventually(SOON, || match agents(lab)?.is_disjoint(&before) {
+        true => Ok(()),
+        false => Err("the first agents do not end".to_owned()),
+    })?;
+    eventually(SOON, || client.get_text(service).map(drop))?;
+    let outage = load.stop_with_outage(Duration::from_secs(2))?;
+    println!("      no response for {outage:?}");
+    Ok(())
+}
+
 fn uninstall(lab: &Lab, objects: &str, job: &str) -> Result {
     let conflist = |node| {
         Ok::<_, String>(lab.node_folder(node).join("cni/net.d/10-podswitch.conflist").exists())
@@ -200,8 +250,10 @@ fn the_chart_on_a_cluster() {
     checks.check("the agent has only the rights that it needs", || rights_are_few(&lab));
     checks.check("helm test", || helm_test(&lab, &rendered(Some("test"))));
     checks.check("upgrade: pods keep their network", || upgrade(&lab));
+    checks.check("surge pods take over from running ones", || surge(&lab));
     checks.check("uninstall leaves no configuration", || {
         lab.delete(&rendered(Some("test")))?;
+        lab.kubectl("-n kube-system delete daemonset podswitch-surge --ignore-not-found")?;
         uninstall(&lab, &objects, &rendered(Some("post-delete")))
     });
     checks.finish();

@@ -121,6 +121,11 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is a child").is_none()
+    }
+
     /// Waits until it ends by itself and returns its exit status.
     #[track_caller]
     pub fn ends(&mut self) -> Option<i32> {

@@ -65,6 +65,15 @@ impl Peer {
         let process = self.process.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Ok(pidfd_send_signal(process, Signal::KILL)?)
     }
+
+    /// Whether the process has ended. False for one that cannot be seen from here.
+    pub fn has_ended(&self) -> bool {
+        // A descriptor of a process is readable once it has ended (pidfd_open(2)).
+        self.process.as_ref().is_some_and(|process| {
+            let mut fds = [PollFd::new(process, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        })
+    }
 }
 
 impl Channel {

@@ -153,6 +153,11 @@ impl Successor {
         }
     }
 
+    /// Whether the process has ended.
+    pub fn has_ended(&self) -> bool {
+        self.peer.has_ended()
+    }
+
     /// Says that this process has let go of the node's kernel.
     pub fn gone(&self) {
         // If it does not hear so, it waits for the end of this process.

@@ -1,0 +1,50 @@
+//! `--stay`: a switch that was replaced does not end by itself, because its supervisor would start it again.
+
+use std::thread;
+use std::time::Duration;
+
+use podswitch_testkit::require_privilege;
+use podswitch_vswitch_testkit::cluster::{Fabric, Node, put, serve, tcp};
+use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::{Folder, RunDir};
+use rustix::process::Signal;
+
+const PORT: u16 = 8080;
+
+#[test]
+fn a_replaced_switch_stays_until_none_runs() {
+    require_privilege!();
+    let fabric = Fabric::new(1500);
+    let node = Node::new(&fabric, 1, &[false], &["tap", "tap"]);
+    let folder = Folder::new();
+    put(&folder, &[node.manifest()]);
+    let run_dir = RunDir::new(&node.name);
+    let flags = ["--run-dir", &run_dir.0, "--wait", "--take-over", "--stay", "--keep"];
+    let start = || -> Running {
+        let running = node.start(&folder, &flags);
+        running.event("ready");
+        running
+    };
+    let [x, y] = &node.pods[..] else { panic!("two pods") };
+    serve(&y.ns, PORT);
+    let connects = || tcp(&x.ns, y.addresses[0], PORT, 100_000);
+
+    // Each stays while the next one runs, and ends when it is asked to.
+    let mut first = start();
+    let mut second = start();
+    connects();
+    let third = start();
+    assert!(first.is_running() && second.is_running());
+    assert_eq!(second.stop(), Some(0));
+    // Time in which it would look twice.
+    thread::sleep(Duration::from_secs(2));
+    assert!(first.is_running(), "the third one runs");
+    connects();
+
+    // None runs: the first one wants to be started again.
+    third.signal(Signal::KILL);
+    assert_eq!(first.ends(), Some(1));
+    let again = start();
+    connects();
+    assert_eq!(again.stop(), Some(0));
+}
