@@ -21,8 +21,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     /// Error, warn, info, debug or off for all targets, and TARGET=LEVEL for single targets (run,
-    /// state, node, cni, kubernetes, log, libraries), separated by commas. They replace the current
-    /// ones. Only root may change them.
+    /// state, node, dns, cni, kubernetes, log, libraries), separated by commas. They replace the
+    /// current ones. Only root may change them.
     #[arg(value_name = "DIRECTIVES")]
     directives: Option<String>,
 }

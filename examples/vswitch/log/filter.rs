@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use podswitch_kubernetes::nearest;
 
 /// The targets of events. Libraries have targets of their own; the last entry sets their level.
-pub(crate) const TARGETS: [&str; 7] =
-    ["run", "state", "node", "cni", "kubernetes", "log", LIBRARIES];
+pub(crate) const TARGETS: [&str; 8] =
+    ["run", "state", "node", "dns", "cni", "kubernetes", "log", LIBRARIES];
 /// Directive for events of libraries.
 const LIBRARIES: &str = "libraries";
 
@@ -179,6 +179,9 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
 
     fn filter(text: &str) -> Filter {
@@ -207,7 +210,7 @@ mod tests {
             ("info,cni=", "\"\" is not a level"),
             (
                 "info,cnj=debug",
-                "\"cnj\" is not a target; the targets are run, state, node, cni, kubernetes, log, libraries; did you mean cni?",
+                "\"cnj\" is not a target; the targets are run, state, node, dns, cni, kubernetes, log, libraries; did you mean cni?",
             ),
             ("info,warn", "\"warn\": a level is given twice"),
             ("cni=info,cni=warn", "\"cni=warn\": a level is given twice"),
@@ -215,6 +218,32 @@ mod tests {
             let error = text.parse::<Directives>().unwrap_err();
             assert!(error.starts_with(says), "{text}: {error}");
         }
+    }
+
+    /// The text of all files of Rust below a folder.
+    fn sources(folder: &Path) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all += &sources(&path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                all += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn events_have_a_target_of_the_list() {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folders = ["log", "run", "inspect", "../../switch-core"];
+        let all = folders.map(|folder| sources(&package.join(folder))).concat();
+        let front = concat!("target", ": \"");
+        let used = all.split(front).skip(1).filter_map(|rest| rest.split('"').next());
+        let used: BTreeSet<&str> = used.collect();
+        let known = TARGETS.into_iter().filter(|it| *it != LIBRARIES).collect();
+        assert_eq!(used, known, "others count as those of libraries");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) struct LogFlags {
     #[arg(long, value_name = "text|json", default_value = "text", value_parser = format)]
     log_format: Format,
     /// Log level: error, warn, info, debug or off, and TARGET=LEVEL for single targets (run, state,
-    /// node, cni, kubernetes, log, libraries), separated by commas: `info,cni=debug`. Default: the
+    /// node, dns, cni, kubernetes, log, libraries), separated by commas: `info,cni=debug`. Default: the
     /// environment variable PODSWITCH_LOG, otherwise info. `vswitch log-level` changes it while the
     /// switch runs.
     #[arg(long, value_name = "DIRECTIVES")]

@@ -117,7 +117,7 @@ impl ElasticsearchFlags {
 }
 
 fn warn(text: &str) {
-    tracing::warn!(target: "output", "{text}");
+    tracing::warn!(target: "run", "{text}");
 }
 
 /// Open outputs.

@@ -255,3 +255,25 @@ fn tcp_and_names_outside_the_cluster() {
     }
     assert_eq!(world.switch.stop(), Some(0));
 }
+
+#[test]
+fn a_changed_corefile_is_followed_while_the_switch_runs() {
+    podswitch_testkit::require_privilege!();
+    let files = Folder::new();
+    fs::create_dir_all(files.path(".")).unwrap();
+    let path = files.text("Corefile");
+    let forward = |server: &str| format!(".:53 {{\n forward . {server}\n}}\n");
+    // Nobody is there.
+    fs::write(&path, forward("192.0.2.1:1054")).unwrap();
+    let world = World::start(&[kube_dns()], &["--dns-corefile", &path]);
+    serve_names(&world.node.ns, "192.0.2.1:1053".parse().unwrap());
+    let ask = || world.ask(SERVER[0], "www.example.com", record_type::A);
+    assert_eq!(ask()[3] & 15, 2, "SERVFAIL");
+    fs::write(&path, forward("192.0.2.1:1053")).unwrap();
+    let limit = Limit::new(PATIENCE);
+    while !has(&ask(), ELSEWHERE) {
+        assert!(limit.left().is_some(), "the change is not followed");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(world.switch.stop(), Some(0));
+}

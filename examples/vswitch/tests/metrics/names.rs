@@ -11,10 +11,12 @@ use super::tool::{CHART, has, promtool};
 /// The text of a node without traffic.
 fn text() -> String {
     let meters = Meters::default();
+    let mut stats = Stats::default();
+    stats.dns.zone = "cluster.local.".into();
     meters.programmed(Duration::from_millis(700));
     meters.watch_restarted("pods");
     meters.set_objects(&[("left_out", 0), ("closed", 1)]);
-    Stats::default().to_prometheus(&ObjectCounts::default(), &meters)
+    stats.to_prometheus(&ObjectCounts::default(), &meters)
 }
 
 /// Families with their types.
@@ -69,6 +71,44 @@ fn every_metric_of_the_reference_is_there() {
     ] {
         assert_eq!(families.get(name), Some(&kind), "{name}");
     }
+}
+
+/// The names that a row of the reference's table has in its first column: `a_{b,c}_total` are two.
+fn of_row(row: &str) -> Vec<String> {
+    let first = row.split('|').nth(1).unwrap_or_default();
+    let mut names = vec![];
+    for name in first.split('`').skip(1).step_by(2) {
+        let mut all = vec![String::new()];
+        let mut rest = name;
+        while let Some((before, (choice, behind))) =
+            rest.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+        {
+            let add = |start: &String| {
+                choice.split(',').map(|it| format!("{start}{before}{it}")).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(add).collect();
+            rest = behind;
+        }
+        names.extend(all.into_iter().map(|start| start + rest));
+    }
+    names
+}
+
+#[test]
+fn the_table_of_the_documentation_has_every_metric_and_no_other() {
+    assert_eq!(of_row("| `a_{b,c}_{d,e}`, `f` | `g` |"), ["a_b_d", "a_b_e", "a_c_d", "a_c_e", "f"]);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/observability.md");
+    let document = std::fs::read_to_string(path).expect("the documentation");
+    let rows = document.lines().filter(|line| line.starts_with("| `podswitch_"));
+    let listed = rows.flat_map(|row| {
+        let kind = row.split('|').nth(2).unwrap_or_default().trim().to_owned();
+        of_row(row).into_iter().map(move |name| (name, kind.clone()))
+    });
+    let listed: BTreeMap<String, String> = listed.collect();
+    let text = text();
+    let exported = families(&text).into_iter();
+    let exported = exported.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect();
+    assert_eq!(listed, exported);
 }
 
 #[test]

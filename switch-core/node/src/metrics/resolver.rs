@@ -41,7 +41,7 @@ pub struct ResolverCounters {
     pub by_tcp: Count,
     /// Those that got no reply.
     pub failed: Count,
-    /// Queries refused at a limit.
+    /// Queries refused at a limit, which [`errors`](Self::errors) has, too.
     pub refused: Count,
     /// Messages that got no answer: shorter than a header, or answers themselves.
     pub ignored: Count,
@@ -51,10 +51,11 @@ pub struct ResolverCounters {
     pub loops: Count,
     /// Messages of other servers that are no answer to what they were asked.
     pub mismatched: Count,
-    /// Answers that could not be sent.
+    /// Answers that could not be sent, or that waited when their connection ended.
     pub unsent: Count,
     /// Connections refused at a limit.
     pub connections_refused: Count,
-    /// Connections ended because they were silent, or because too many answers were not read.
+    /// Connections ended because they were silent, or because too many answers were not read; not those that clients
+    /// ended.
     pub connections_ended: Count,
 }

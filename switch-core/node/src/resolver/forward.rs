@@ -10,20 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::base::iana::Rcode;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use podswitch_core::time::Instant;
 
 use super::cache::Cache;
-use super::message::{Asked, Key, OwnName, probe, time_to_live};
+use super::loops::{self, Loops, Server};
+use super::message::{self, Asked, Key, time_to_live};
 use super::trouble::SharedTrouble;
 use super::upstreams::{self, Upstreams, Zones};
 use crate::metrics::ResolverCounters;
 
 /// Most queries under way.
 pub(super) const MAX_FLIGHTS: usize = 512;
-/// Most of them before only clients that began none may begin one.
+/// From so many on, only clients that began none of them may begin one.
 const MAX_SHARED: usize = MAX_FLIGHTS - MAX_FLIGHTS / 4;
-/// Most queries under way that one client began.
+/// From so many on, a client that began [`MAX_BEGUN`] of them may begin no more.
+const MAX_IDLE: usize = MAX_FLIGHTS / 4;
+/// Queries under way that one client may begin though others are busy.
 const MAX_BEGUN: usize = 32;
 /// Most clients that wait for one reply.
 const MAX_WAITERS: usize = 256;
@@ -37,8 +40,6 @@ const MAX_TRIES: usize = 4;
 const REST: Duration = Duration::from_secs(10);
 /// How often files such as `resolv.conf` are read again, and loops are looked for.
 const REFRESH: Duration = Duration::from_secs(10);
-/// For how long a server that forwards to this resolver is not asked, before it is probed again.
-const LOOPED: Duration = Duration::from_secs(300);
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,9 +96,6 @@ struct Flight {
     begun_by: Option<IpAddr>,
 }
 
-/// A zone in wire form and lower case, and one of its servers.
-type Server = (Vec<u8>, SocketAddr);
-
 /// See the module's description.
 pub(super) struct Forwarder {
     upstreams: Upstreams,
@@ -106,7 +104,9 @@ pub(super) struct Forwarder {
     /// Addresses at which this resolver itself is queried.
     own: Vec<SocketAddr>,
     cache: Cache,
+    /// Those of clients, and probes.
     flights: HashMap<u64, Flight>,
+    /// Those of clients.
     by_key: HashMap<Key, u64>,
     /// Queries of each client that wait.
     waiting: HashMap<IpAddr, usize>,
@@ -114,10 +114,7 @@ pub(super) struct Forwarder {
     begun: HashMap<IpAddr, usize>,
     next: u64,
     resting: HashMap<SocketAddr, Instant>,
-    /// Servers that forward a zone to this resolver, until when they are not asked for it.
-    looped: HashMap<Server, Instant>,
-    /// Names that no client asks for, with the server that they were sent to.
-    probes: HashMap<Vec<u8>, Server>,
+    loops: Loops,
     refresh: Instant,
     counters: Arc<ResolverCounters>,
     trouble: SharedTrouble,
@@ -127,12 +124,6 @@ pub(super) struct Forwarder {
 /// A number that nobody can predict.
 fn random() -> u64 {
     RandomState::new().hash_one(0_u8)
-}
-
-/// As it is written in messages.
-fn written((zone, server): &Server) -> (String, SocketAddr) {
-    let name = OwnName::from_octets(zone.clone());
-    (name.map(|name| name.fmt_with_dot().to_string()).unwrap_or_default(), *server)
 }
 
 /// Counts one less of a client.
@@ -158,8 +149,7 @@ impl Forwarder {
             begun: HashMap::new(),
             next: 0,
             resting: HashMap::new(),
-            looped: HashMap::new(),
-            probes: HashMap::new(),
+            loops: Loops::default(),
             refresh: Instant::ZERO,
             counters,
             trouble: SharedTrouble::default(),
@@ -172,6 +162,12 @@ impl Forwarder {
         self.trouble.clone()
     }
 
+    /// Forwards to these servers from the next [`tick`](Self::tick) on, which is due.
+    pub(super) fn set_upstreams(&mut self, now: Instant, upstreams: Upstreams) {
+        self.upstreams = upstreams;
+        self.refresh = self.refresh.min(now);
+    }
+
     /// What is to be done next.
     pub(super) fn take(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -180,12 +176,10 @@ impl Forwarder {
     /// Looks up or forwards what a client asks for.
     pub(super) fn ask(&mut self, now: Instant, question: Asked, waiter: Waiter) {
         let name = question.lower();
-        if let Some(server) = self.probes.get(&name) {
+        if let Some(server) = self.loops.probed(&name).cloned() {
             // Our own query came back: the server forwards to us.
-            if self.looped.insert(server.clone(), now + LOOPED).is_none() {
-                self.counters.loops.add(1);
-            }
-            let found = written(server);
+            let found = loops::written(&server);
+            self.counters.loops.add(u64::from(self.loops.found(now, server)));
             self.trouble.note(|trouble| trouble.loops.extend([found]));
             return self.fail(waiter, Rcode::REFUSED);
         }
@@ -221,14 +215,14 @@ impl Forwarder {
         self.begin(now, question, servers, vec![waiter]);
     }
 
-    /// Whether a client may begin one more query.
+    /// Whether a client may begin one more query. The more it has begun, the more room it leaves to others.
     fn may_begin(&self, client: IpAddr) -> bool {
         let most = match self.begun.get(&client) {
             None => MAX_FLIGHTS,
             Some(&count) if count < MAX_BEGUN => MAX_SHARED,
-            Some(_) => 0,
+            Some(_) => MAX_IDLE,
         };
-        self.flights.len() < most
+        self.by_key.len() < most
     }
 
     /// Begins a query; without waiters it is a probe, which has no key of its own.
@@ -255,7 +249,7 @@ impl Forwarder {
     fn servers(&self, now: Instant, name: &[u8]) -> Vec<SocketAddr> {
         let (zone, all) = upstreams::of(&self.zones, name);
         let usable = |it: &&SocketAddr| {
-            !self.own.contains(it) && !self.looped.contains_key(&(zone.to_vec(), **it))
+            !self.own.contains(it) && !self.loops.contains(&(zone.to_vec(), **it))
         };
         let mut servers: Vec<SocketAddr> = all.iter().filter(usable).copied().collect();
         if !servers.is_empty() {
@@ -297,11 +291,11 @@ impl Forwarder {
         let server = flight.servers[flight.tries % flight.servers.len()];
         self.resting.remove(&server);
         let Some(flight) = self.end(id) else { return };
-        if let Some(probed) = self.probes.get(&flight.asked.lower())
-            && !self.looped.contains_key(probed)
+        if let Some(probed) = self.loops.probed(&flight.asked.lower())
+            && !self.loops.contains(probed)
         {
             // The server has replied, and has not asked us.
-            let found = written(probed);
+            let found = loops::written(probed);
             self.trouble.note(|trouble| trouble.loops.retain(|it| *it != found));
         }
         if !flight.waiters.is_empty() {
@@ -373,30 +367,32 @@ impl Forwarder {
         let zones = self.upstreams.read();
         if zones != self.zones {
             self.zones = zones;
-            self.looped.clear();
+            self.loops.clear();
             self.cache.clear();
             self.trouble.note(|trouble| trouble.loops.clear());
         }
         self.resting.retain(|_, until| now < *until);
-        self.looped.retain(|_, until| now < *until);
-        self.probes.clear();
-        let of_zone = |(zone, list): &(Vec<u8>, Vec<SocketAddr>)| -> Vec<Server> {
-            list.iter().map(|server| (zone.clone(), *server)).collect()
+        self.probe(now);
+        self.counters.cached.set(self.cache.len() as u64);
+    }
+
+    /// Probes servers for loops, by a name within the zone: a server may well forward other names back, which it is not
+    /// asked for.
+    fn probe(&mut self, now: Instant) {
+        let zones = self.zones.iter();
+        let of_zone = |(zone, list): &(Vec<u8>, Vec<SocketAddr>)| {
+            list.iter().map(|it| (zone.clone(), *it)).collect::<Vec<_>>()
         };
-        let mut servers: HashSet<Server> = self.zones.iter().flat_map(of_zone).collect();
+        let mut servers: Vec<Server> = zones.flat_map(of_zone).collect();
         servers.retain(|(_, server)| !self.own.contains(server));
         self.trouble.note(|trouble| trouble.has_no_server = servers.is_empty());
-        // A name within the zone: a server may well forward other names back, which it is not asked for.
-        for at in servers {
-            if !self.looped.contains_key(&at)
-                && let Some(asked) = probe(random(), &at.0)
-            {
+        for at in self.loops.next(now, servers) {
+            if let Some(asked) = message::probe(random(), &at.0) {
                 let server = at.1;
-                self.probes.insert(asked.lower(), at);
+                self.loops.sent(asked.lower(), at);
                 self.begin(now, asked, vec![server], Vec::new());
             }
         }
-        self.counters.cached.set(self.cache.len() as u64);
     }
 
     /// When [`tick`](Self::tick) is due.

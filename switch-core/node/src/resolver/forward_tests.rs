@@ -155,20 +155,30 @@ fn a_truncated_reply_is_asked_for_by_tcp() {
 fn one_client_leaves_room_to_others() {
     let mut forwarder = forwarder(&[A]);
     let now = Instant::from_secs(100);
-    for id in 0..1000 {
+    // A busy client of an idle resolver is not refused.
+    for id in 0..MAX_IDLE as u16 {
         ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
     }
-    assert_eq!(forwarder.flights.len(), MAX_BEGUN);
-    assert_eq!(answers(&mut forwarder).len(), 1000 - MAX_BEGUN);
-    // It may wait for what others began.
-    for id in 0..MAX_BEGUN as u16 {
+    assert_eq!(std::iter::from_fn(|| sent(&mut forwarder)).count(), MAX_IDLE);
+    assert_eq!(forwarder.counters.refused.get(), 0);
+    for id in 1000..1100 {
+        ask(&mut forwarder, now, &format!("{id}.example.com"), id, 2);
+    }
+    assert_eq!(forwarder.flights.len(), MAX_IDLE);
+    assert!(answers(&mut forwarder).iter().all(|it| rcode(it) == Rcode::SERVFAIL));
+    assert_eq!(forwarder.counters.refused.get(), 100);
+    // Another one is served meanwhile, until it has its share.
+    for id in 0..1000 {
         ask(&mut forwarder, now, &format!("{id}.example.net"), id, 3);
     }
-    for id in 0..1000 {
-        ask(&mut forwarder, now, &format!("{}.example.net", id % 32), id, 2);
+    assert_eq!(forwarder.flights.len(), MAX_IDLE + MAX_BEGUN);
+    assert_eq!(answers(&mut forwarder).len(), 1000 - MAX_BEGUN);
+    // It may wait for what others began.
+    for id in 0..MAX_IDLE as u16 {
+        ask(&mut forwarder, now, &format!("{id}.example.com"), id, 3);
     }
-    assert_eq!(forwarder.flights.len(), 2 * MAX_BEGUN);
-    assert_eq!(answers(&mut forwarder).len(), 1000 - (MAX_OF_CLIENT - MAX_BEGUN));
+    assert_eq!(forwarder.flights.len(), MAX_IDLE + MAX_BEGUN);
+    assert_eq!(answers(&mut forwarder).len(), MAX_IDLE - (MAX_OF_CLIENT - MAX_BEGUN));
     // Many clients leave room to those that have none.
     for client in 4..200 {
         for id in 0..40 {
@@ -208,9 +218,9 @@ fn a_server_that_forwards_to_us_is_asked_no_more_for_a_while() {
     assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
     assert_eq!(forwarder.counters.loops.get(), 1);
     // Not before its time; then it is probed, and asked.
-    forwarder.tick(now + LOOPED - Duration::from_secs(1), Vec::new);
+    forwarder.tick(now + loops::LOOPED - Duration::from_secs(1), Vec::new);
     assert!(sent(&mut forwarder).is_none());
-    let later = now + LOOPED + REFRESH;
+    let later = now + loops::LOOPED + REFRESH;
     forwarder.tick(later, Vec::new);
     assert!(sent(&mut forwarder).is_some());
     ask(&mut forwarder, later, "www.example.com", 1, 2);
@@ -246,6 +256,78 @@ fn a_loop_is_of_one_zone() {
     assert_eq!(forwarder.trouble.get().loops, [found].into());
 }
 
+/// A forwarder with so many servers, each of a zone of its own.
+fn with_servers(count: u16) -> Forwarder {
+    let mut upstreams = Upstreams::default();
+    for at in 0..count {
+        let [high, low] = at.to_be_bytes();
+        let server = SocketAddr::from(([192, 0, high, low], 53));
+        upstreams.set(Stub::new(Name::parse(&format!("z{at}.example")).unwrap(), [server]));
+    }
+    Forwarder::new(upstreams, Arc::default())
+}
+
+#[test]
+fn all_servers_are_probed_a_limited_number_at_a_time() {
+    let count = 3 * loops::MAX_PROBES + 8;
+    let mut forwarder = with_servers(count as u16);
+    let turn = |forwarder: &mut Forwarder, round: u64| -> Vec<_> {
+        forwarder.tick(Instant::from_secs(100 + round * REFRESH.as_secs()), Vec::new);
+        std::iter::from_fn(|| sent(forwarder)).map(|(flight, to, ..)| (flight, to)).collect()
+    };
+    let mut probed = Vec::new();
+    for round in 0..3 {
+        let probes = turn(&mut forwarder, round);
+        assert_eq!(probes.len(), loops::MAX_PROBES);
+        probed.extend(probes.iter().map(|(_, to)| *to));
+    }
+    // The last ones, and the first ones again.
+    probed.extend(turn(&mut forwarder, 3).iter().map(|(_, to)| *to));
+    assert_eq!(probed.len(), 4 * loops::MAX_PROBES);
+    let (round, again) = probed.split_at(count);
+    assert_eq!(round.iter().collect::<std::collections::HashSet<_>>().len(), count);
+    assert_eq!(again, &round[..again.len()]);
+}
+
+#[test]
+fn probes_leave_all_room_to_clients() {
+    let mut forwarder = with_servers(200);
+    let now = Instant::from_secs(100);
+    forwarder.tick(now, Vec::new);
+    assert_eq!(answers(&mut forwarder).len(), 0);
+    assert_eq!(forwarder.flights.len(), loops::MAX_PROBES);
+    for id in 0..MAX_IDLE as u16 {
+        ask(&mut forwarder, now, &format!("{id}.z7.example"), id, 2);
+    }
+    assert_eq!(std::iter::from_fn(|| sent(&mut forwarder)).count(), MAX_IDLE);
+    assert_eq!(forwarder.counters.refused.get(), 0);
+}
+
+#[test]
+fn a_server_that_forwards_to_us_is_asked_when_it_has_been_probed_again() {
+    let mut forwarder = with_servers(2 * loops::MAX_PROBES as u16);
+    let now = Instant::from_secs(100);
+    forwarder.tick(now, Vec::new);
+    let (_, server, query, _) = sent(&mut forwarder).unwrap();
+    send_back(&mut forwarder, now, &query);
+    answers(&mut forwarder);
+    // The turn of the others.
+    let later = now + loops::LOOPED;
+    forwarder.tick(later, Vec::new);
+    assert!(std::iter::from_fn(|| sent(&mut forwarder)).all(|(_, to, ..)| to != server));
+    let SocketAddr::V4(address) = server else { panic!() };
+    let [_, _, high, low] = address.ip().octets();
+    let name = format!("www.z{}.example", u16::from_be_bytes([high, low]));
+    ask(&mut forwarder, later, &name, 1, 2);
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
+    let later = later + REFRESH;
+    forwarder.tick(later, Vec::new);
+    let probes = std::iter::from_fn(|| sent(&mut forwarder));
+    assert_eq!(probes.filter(|(_, to, ..)| *to == server).count(), 1);
+    ask(&mut forwarder, later, &name, 2, 2);
+    assert_eq!(sent(&mut forwarder).unwrap().1, server);
+}
+
 #[test]
 fn a_loop_is_known_until_the_server_replies_without_asking() {
     let mut forwarder = forwarder(&[A]);
@@ -257,7 +339,7 @@ fn a_loop_is_known_until_the_server_replies_without_asking() {
         send_back(&mut forwarder, now, &query);
         forwarder.reply(now, flight, &reply(&query, 0, 5));
         assert_eq!(found(&forwarder), [(".".to_owned(), A.parse().unwrap())].into());
-        now = now + LOOPED + REFRESH;
+        now = now + loops::LOOPED + REFRESH;
     }
     forwarder.tick(now, Vec::new);
     let (flight, _, query, _) = sent(&mut forwarder).unwrap();

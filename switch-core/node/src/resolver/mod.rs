@@ -6,6 +6,7 @@
 
 mod cache;
 mod forward;
+mod loops;
 mod message;
 mod server;
 mod stream;
@@ -15,6 +16,7 @@ mod upstreams;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
@@ -60,6 +62,7 @@ pub struct Resolver {
     pod: PodName,
     stop: Arc<AtomicBool>,
     trouble: SharedTrouble,
+    upstreams: Sender<Upstreams>,
     thread: Option<JoinHandle<Result<(), HostError>>>,
 }
 
@@ -83,8 +86,15 @@ impl Resolver {
             Ok::<_, NodeError>((node.control().snapshots(), node.namespace().clone()))
         })??;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut it =
-            Self { node, pod, stop: stop.clone(), trouble: SharedTrouble::default(), thread: None };
+        let (changed, changes) = channel();
+        let mut it = Self {
+            node,
+            pod,
+            stop: stop.clone(),
+            trouble: SharedTrouble::default(),
+            upstreams: changed,
+            thread: None,
+        };
         let mut netlink = Netlink::open(&place)?;
         for address in RESOLVER_ADDRESSES {
             netlink.wait_until_local(address)?;
@@ -93,7 +103,8 @@ impl Resolver {
             .enter(|| Listeners::open(&RESOLVER_ADDRESSES))?
             .map_err(|error| HostError::new("open the resolver's sockets", error))?;
         let ResolverOptions { upstreams, on_thread_start, counters } = options;
-        let server = Server::new(listeners, &RESOLVER_ADDRESSES, snapshots, upstreams, counters);
+        let addresses = &RESOLVER_ADDRESSES;
+        let server = Server::new(listeners, addresses, snapshots, upstreams, changes, counters);
         it.trouble = server.trouble();
         let thread = home.spawn("resolver", move || {
             if let Some(start) = on_thread_start {
@@ -108,6 +119,12 @@ impl Resolver {
     /// What is wrong with the servers that other names are forwarded to.
     pub fn trouble(&self) -> Trouble {
         self.trouble.get()
+    }
+
+    /// Forwards queries for other zones to these servers from now on.
+    pub fn set_upstreams(&self, upstreams: Upstreams) {
+        // A thread that has ended forwards none.
+        let _ = self.upstreams.send(upstreams);
     }
 
     /// Whether its thread has ended, which it does not by itself.

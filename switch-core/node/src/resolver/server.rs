@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -94,6 +95,8 @@ pub(super) struct Server {
     own: Vec<SocketAddr>,
     snapshots: Snapshots,
     forwarder: Forwarder,
+    /// Other servers than those of the start.
+    changes: Receiver<Upstreams>,
     counters: Arc<ResolverCounters>,
     connections: HashMap<u64, Connection>,
     next: u64,
@@ -110,6 +113,7 @@ impl Server {
         addresses: &[IpAddr],
         snapshots: Snapshots,
         upstreams: Upstreams,
+        changes: Receiver<Upstreams>,
         counters: Arc<ResolverCounters>,
     ) -> Self {
         Self {
@@ -117,6 +121,7 @@ impl Server {
             own: addresses.iter().map(|address| SocketAddr::new(*address, 53)).collect(),
             snapshots,
             forwarder: Forwarder::new(upstreams, counters.clone()),
+            changes,
             counters,
             connections: HashMap::new(),
             next: 0,
@@ -146,12 +151,16 @@ impl Server {
         let now = self.clock.now();
         for id in broken {
             // Nobody reads the answers that wait.
-            self.connections.remove(&id);
+            let ended = self.connections.remove(&id);
+            self.counters.unsent.add(ended.map_or(0, |it| it.stream.unsent()));
         }
         udp.into_iter().for_each(|at| self.datagrams(now, at));
         tcp.into_iter().for_each(|at| self.accept(now, at));
         connections.into_iter().for_each(|id| self.connection(now, id));
         upstreams.into_iter().for_each(|id| self.upstream(now, id));
+        if let Some(upstreams) = self.changes.try_iter().last() {
+            self.forwarder.set_upstreams(now, upstreams);
+        }
         let (snapshots, own) = (&self.snapshots, &self.own);
         self.forwarder.tick(now, || {
             let names = snapshots.names();
@@ -159,12 +168,23 @@ impl Server {
             frontends.chain(own.iter().copied()).collect()
         });
         self.act(now);
+        self.end_connections(now);
+    }
+
+    /// Ends the connections that are silent, with those that the client has closed, that failed, or for which too much
+    /// waits. What is waiting to be written is lost.
+    fn end_connections(&mut self, now: Instant) {
         self.connections.retain(|_, it| {
             let is_busy = it.waiting > 0 || it.stream.has_output();
             let silence = now.since(it.active);
             let is_silent = silence >= if is_busy { 3 * IDLE } else { IDLE };
-            self.counters.connections_ended.add(u64::from(is_silent && !it.stream.has_ended));
-            !is_silent && !it.stream.has_ended
+            let is_kept = !is_silent && !it.stream.has_ended;
+            if !is_kept {
+                self.counters.unsent.add(it.stream.unsent());
+                // The others were counted when too much waited, or ended by the client.
+                self.counters.connections_ended.add(u64::from(!it.stream.has_ended));
+            }
+            is_kept
         });
     }
 
@@ -383,7 +403,8 @@ impl Server {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(_) => {
-                        has_failed = true;
+                        // After a reply, this may be the socket of a try that is over.
+                        has_failed = replies.is_empty();
                         break;
                     }
                 }

@@ -1,6 +1,7 @@
 //! Clients' connections, with real sockets of the loopback interface.
 
 use std::io::{Read as _, Write as _};
+use std::sync::mpsc::{Sender, channel};
 
 use podswitch_core::control::ControlPlane;
 use podswitch_dns::{Name, query};
@@ -23,11 +24,23 @@ fn turn_until(server: &mut Server, what: &str, is_so: impl Fn(&Server) -> bool) 
     }
 }
 
+/// That server for all names.
+fn upstreams(at: &UdpSocket) -> Upstreams {
+    let mut upstreams = Upstreams::default();
+    upstreams.set(Stub::new(Name::parse(".").unwrap(), [at.local_addr().unwrap()]));
+    upstreams
+}
+
 /// A server with one connection, and the client's end of it. Its only upstream is one where nobody replies.
 fn server() -> (Server, TcpStream, UdpSocket) {
+    let (server, client, silent, _) = server_with_changes();
+    (server, client, silent)
+}
+
+/// The same, and where other upstreams are set.
+fn server_with_changes() -> (Server, TcpStream, UdpSocket, Sender<Upstreams>) {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut upstreams = Upstreams::default();
-    upstreams.set(Stub::new(Name::parse(".").unwrap(), [silent.local_addr().unwrap()]));
+    let (changed, changes) = channel();
     let listeners =
         Listeners { udp: Vec::new(), tcp: vec![TcpListener::bind("127.0.0.1:0").unwrap()] };
     listeners.tcp[0].set_nonblocking(true).unwrap();
@@ -35,9 +48,10 @@ fn server() -> (Server, TcpStream, UdpSocket) {
     client.set_read_timeout(Some(LIMIT)).unwrap();
     client.set_write_timeout(Some(LIMIT)).unwrap();
     let snapshots = ControlPlane::new(Default::default()).snapshots();
-    let mut server = Server::new(listeners, &[], snapshots, upstreams, Arc::default());
+    let upstreams = upstreams(&silent);
+    let mut server = Server::new(listeners, &[], snapshots, upstreams, changes, Arc::default());
     turn_until(&mut server, "a connection", |server| !server.connections.is_empty());
-    (server, client, silent)
+    (server, client, silent, changed)
 }
 
 fn framed(name: &str) -> Vec<u8> {
@@ -143,14 +157,75 @@ fn a_connection_ends_when_too_much_waits() {
         sent += 1;
         assert!(sent < 10_000);
     }
-    server.turn();
+    assert_eq!(counts(&server), (1, 1));
+    let queued = server.connections[&0].stream.unsent();
+    assert!((10..sent).contains(&queued), "{queued} of {sent}");
+    server.end_connections(now);
     assert!(server.connections.is_empty());
-    assert_eq!(server.counters.connections_ended.get(), 1);
-    assert_eq!(server.counters.unsent.get(), 1);
+    assert_eq!(counts(&server), (1, 1 + queued));
     // Its queries that waited are answered in vain.
     server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
-    assert_eq!(server.counters.unsent.get(), 2);
-    assert_eq!(server.counters.connections_ended.get(), 1);
+    assert_eq!(counts(&server), (1, 2 + queued));
+}
+
+/// Connections ended, and answers that were not sent.
+fn counts(server: &Server) -> (u64, u64) {
+    (server.counters.connections_ended.get(), server.counters.unsent.get())
+}
+
+/// Sends answers until some have to wait, and returns how many.
+fn fill(server: &mut Server) -> u64 {
+    let answer = vec![0; MAX_TCP];
+    let now = server.clock.now();
+    while server.connections[&0].stream.unsent() < 3 {
+        server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+    }
+    server.connections[&0].stream.unsent()
+}
+
+#[test]
+fn a_silent_connection_ends_and_is_counted_with_the_answers_that_wait() {
+    let (mut server, mut client, _silent) = server();
+    let answer = [7; 100];
+    let now = server.clock.now();
+    server.send(now, Client::Tcp(0, [127, 0, 0, 1].into()), &answer);
+    let mut got = [0; 102];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(server.connections[&0].stream.unsent(), 0);
+    let queued = fill(&mut server);
+    // One that is busy has longer.
+    let now = server.clock.now();
+    server.end_connections(now + 2 * IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (1, (0, 0)));
+    server.end_connections(now + 3 * IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (0, (1, queued)));
+    server.end_connections(now + 4 * IDLE);
+    assert_eq!(counts(&server), (1, queued));
+    // Nothing waits.
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let _client = TcpStream::connect(address).unwrap();
+    turn_until(&mut server, "another one", |server| !server.connections.is_empty());
+    let now = server.clock.now();
+    server.end_connections(now + IDLE);
+    assert_eq!((server.connections.len(), counts(&server)), (0, (2, queued)));
+}
+
+#[test]
+fn a_connection_that_the_client_ends_is_counted_for_the_answers_that_wait_alone() {
+    let (mut server, client, _silent) = server();
+    let queued = fill(&mut server);
+    // What it has not read makes the kernel reset it.
+    client.peek(&mut [0]).unwrap();
+    drop(client);
+    turn_until(&mut server, "a reset", |server| server.connections.is_empty());
+    assert_eq!(counts(&server), (0, queued));
+    // Closed in order, with all read.
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    turn_until(&mut server, "another one", |server| !server.connections.is_empty());
+    drop(client);
+    turn_until(&mut server, "the end", |server| server.connections.is_empty());
+    assert_eq!(counts(&server), (0, queued));
 }
 
 #[test]
@@ -173,6 +248,11 @@ fn what_gets_no_answer_or_an_error_is_counted() {
     }
     assert_eq!(server.counters.ignored.get(), 2);
     assert_eq!(server.counters.errors.get(), 3);
+    // One that is forwarded.
+    server.query(now, good, client);
+    assert_eq!(server.counters.cache_misses.get(), 1);
+    let others = server.counters.zone.get() + server.counters.cache_hits.get();
+    assert_eq!((server.counters.queries[1].get(), others), (2 + 3 + 1, 0));
     assert_eq!(server.counters.unsent.get(), 0);
 }
 
@@ -184,4 +264,25 @@ fn connections_beyond_the_limit_of_a_client_are_refused_and_counted() {
     let refused = |server: &Server| server.counters.connections_refused.get();
     turn_until(&mut server, "one is refused", |server| refused(server) > 0);
     assert_eq!((refused(&server), server.connections.len()), (1, MAX_OF_CLIENT));
+}
+
+#[test]
+fn other_upstreams_are_used_when_they_are_set() {
+    let (mut server, mut client, _silent, changed) = server_with_changes();
+    keep(&mut server, "kept.example.com");
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.set_nonblocking(true).unwrap();
+    for at in [&UdpSocket::bind("127.0.0.1:0").unwrap(), &other] {
+        changed.send(upstreams(at)).unwrap();
+    }
+    server.turn();
+    // What the earlier ones replied is not kept.
+    client.write_all(&framed("kept.example.com")).unwrap();
+    let is_asked = |_: &Server| {
+        let mut query = [0; 512];
+        // There are probes, too.
+        std::iter::from_fn(|| other.recv(&mut query).ok().map(|len| query[..len].to_vec()))
+            .any(|query| query[12..].starts_with(b"\x04kept\x07example\x03com\0"))
+    };
+    turn_until(&mut server, "the last one is asked", is_asked);
 }

@@ -1,5 +1,6 @@
 //! Messages over TCP: two bytes of length before each (RFC 1035 section 4.2.2).
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 
@@ -17,6 +18,10 @@ pub(super) struct Stream {
     pub(super) socket: TcpStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Where each message ends that waits to be written, counted from the start of the connection.
+    ends: VecDeque<u64>,
+    /// Bytes written since the start of the connection.
+    written: u64,
     /// The other end has closed it, or it failed.
     pub(super) has_ended: bool,
 }
@@ -25,7 +30,8 @@ impl Stream {
     pub(super) fn new(socket: TcpStream) -> Self {
         // Answers are written whole; without it they would wait for acknowledgements.
         let _ = socket.set_nodelay(true);
-        Self { socket, input: Vec::new(), output: Vec::new(), has_ended: false }
+        let (input, output, ends) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { socket, input, output, ends, written: 0, has_ended: false }
     }
 
     /// Whether something is to be written.
@@ -38,16 +44,22 @@ impl Stream {
         self.output.len() > MAX_OUTPUT
     }
 
+    /// Messages that are not written, or not to their end.
+    pub(super) fn unsent(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
     /// Adds a message to what is to be written, and returns whether there was room. Ends a connection for which too much
-    /// waits.
+    /// waits, or for which a message is longer than its length can say.
     pub(super) fn push(&mut self, message: &[u8]) -> bool {
-        let Ok(len) = u16::try_from(message.len()) else { return false };
-        if self.output.len() + 2 + message.len() > MAX_QUEUED {
+        let has_room = self.output.len() + 2 + message.len() <= MAX_QUEUED;
+        let Some(len) = u16::try_from(message.len()).ok().filter(|_| has_room) else {
             self.has_ended = true;
             return false;
-        }
+        };
         self.output.extend(len.to_be_bytes());
         self.output.extend_from_slice(message);
+        self.ends.push_back(self.written + self.output.len() as u64);
         true
     }
 
@@ -56,7 +68,12 @@ impl Stream {
         while !self.output.is_empty() {
             match write_some(&self.socket, &self.output) {
                 Ok(0) => return,
-                Ok(len) => drop(self.output.drain(..len)),
+                Ok(len) => {
+                    self.output.drain(..len);
+                    self.written += len as u64;
+                    let whole = self.ends.partition_point(|end| *end <= self.written);
+                    self.ends.drain(..whole);
+                }
                 Err(_) => {
                     self.has_ended = true;
                     return;
@@ -106,6 +123,8 @@ fn write_some(mut socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         // Still connecting.
         Err(error) if error.kind() == ErrorKind::NotConnected => Ok(0),
+        // As if it took nothing: the rest is written when it takes more.
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
         other => other,
     }
 }
