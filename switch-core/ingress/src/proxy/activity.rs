@@ -131,7 +131,7 @@ impl Drop for Exchange {
     }
 }
 
-/// A body that reports when the client takes it: hyper polls it for more only when there is room.
+/// A body that reports when the client takes it: hyper polls one chunk ahead of what it has room for.
 pub(super) struct Followed {
     body: ResponseBody,
     exchange: Exchange,

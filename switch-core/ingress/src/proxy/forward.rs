@@ -235,6 +235,12 @@ async fn connect_one(
     timeout(within, connecting).await.unwrap_or(Err(Reason::EndpointTimeout))
 }
 
+/// How much of a response an endpoint may send before the client takes it (RFC 9113 section 6.9.1), in bytes.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// All clients of a worker share a connection to an endpoint. Responses that this many clients do not take leave room for
+/// others.
+const FULL_STREAMS: u32 = 512;
+
 async fn connect_shared(
     local: &Rc<Local>,
     key: Key,
@@ -244,6 +250,8 @@ async fn connect_shared(
         let stream = connect(local, key.endpoint).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
+        builder.initial_stream_window_size(STREAM_WINDOW);
+        builder.initial_connection_window_size(STREAM_WINDOW * FULL_STREAMS);
         let sender = if key.protocol == Protocol::Grpc {
             let (sender, connection) =
                 builder.handshake(TokioIo::new(stream)).await.map_err(|_| Reason::Endpoint)?;

@@ -47,6 +47,8 @@ async fn relay(
         }
     };
     let is_over = tokio::select! {
+        // What has come goes before the clock.
+        biased;
         _ = both => true,
         () = idle => false,
     };

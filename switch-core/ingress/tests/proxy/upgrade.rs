@@ -139,7 +139,7 @@ pub(crate) async fn collect(mut body: Incoming) -> (Vec<u8>, HeaderMap) {
 
 /// An endpoint that speaks HTTP/2 without TLS, like a gRPC server: the message is echoed, with a
 /// status in the trailers.
-fn grpc_endpoint() -> SocketAddr {
+pub(crate) fn grpc_endpoint() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
@@ -204,7 +204,7 @@ fn http2(
     runtime().block_on(async { timeout(LONG, talk).await }).unwrap()
 }
 
-fn tls_lab(annotations: Value) -> (Lab, Vec<u8>) {
+pub(crate) fn tls_lab(annotations: Value) -> (Lab, Vec<u8>) {
     let mut lab = Lab::new();
     let one = certificate(&["a.test"]);
     lab.add(secret("a", &one));
