@@ -51,6 +51,8 @@ const FIRST_STATE_NOTE: Duration = Duration::from_secs(2);
 /// How often objects that are not in force are counted. The cost is proportional to the number of
 /// records.
 const OBJECTS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a stop waits for a hand-over that has begun. Shorter than kubelet waits for a container's end (30 s).
+const COMPLETION: Duration = Duration::from_secs(20);
 /// The longest time until a failure of the node is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -197,7 +199,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     if signals.stopped() {
         return Ok(());
     }
-    let is_shared = run_dir.as_ref().is_some_and(RunDir::is_shared);
+    let mut is_shared = run_dir.as_ref().is_some_and(RunDir::is_shared);
     let run_dir_path = run_dir.as_ref().map(|run_dir| run_dir.path().to_owned());
     let run_dir_path = run_dir_path.as_deref();
     let (probes, meters) = (Probes::default(), Meters::default());
@@ -235,14 +237,28 @@ fn serve_node(args: &Args, json: bool) -> Done {
     if let Some(path) = run_dir_path {
         options = options.keep_connections(path);
     }
-    let mut predecessor = match run_dir_path {
-        Some(path) if is_shared => {
-            let (predecessor, files) = handover::meet(path, &args.node)?;
-            options = options.take_over(files);
-            Some(predecessor)
+    let mut predecessor = None;
+    if let Some(run_dir) = run_dir.as_mut().filter(|_| is_shared) {
+        match handover::meet(run_dir.path(), &args.node) {
+            Ok((met, files)) => {
+                options = options.take_over(files);
+                predecessor = Some(met);
+            }
+            // It does not hand over to this process, or has just ended: one after the other then.
+            Err(failure) if args.wait => {
+                failure.log_error("not taken over: waiting for the running switch to stop");
+                while !run_dir.lock() {
+                    signals.wait(FIRST_STATE_PAUSE, None);
+                    if signals.stopped() {
+                        return Ok(());
+                    }
+                }
+                is_shared = false;
+                web = open_web()?;
+            }
+            Err(failure) => return Err(failure),
         }
-        _ => None,
-    };
+    }
     let outputs = args.outputs.open(&args.node)?;
     let mut control = args.control.open(run_dir_path, is_shared, outputs)?;
     options = control.options(options, args.web.has_page());
@@ -258,6 +274,10 @@ fn serve_node(args: &Args, json: bool) -> Done {
     let start_agent = || args.cni.start(run_dir_path, node.caller(), &view);
     let mut agent = start_agent()?;
     if let (Some(predecessor), Some(run_dir)) = (predecessor.take(), &mut run_dir) {
+        if signals.stopped() {
+            // The running one goes on.
+            return Ok(());
+        }
         handover::take_over(&node, predecessor, run_dir)?;
         // From here on nobody else forwards: what fails is said, and the switch goes on.
         web = open_web().unwrap_or_else(|failure| {
@@ -279,12 +299,26 @@ fn serve_node(args: &Args, json: bool) -> Done {
     dns.follow(&node);
     events.ready(epoch, &*source);
     let (events, listener) = (&events, &listener);
-    let mut serving = Serving { args, source, logged, probes, meters, dns, events, listener };
+    let mut serving = Serving {
+        args,
+        source,
+        logged,
+        probes,
+        meters,
+        dns,
+        events,
+        listener,
+        run_dir: &mut run_dir,
+    };
     let successor = loop {
         let Some(channel) = serving.serve(&signals, &node) else { break None };
+        let mut stop_at = None;
         let keep_waiting = || {
             serving.probes.alive();
-            !signals.stopped() && !node.has_ended()
+            // A hand-over that has begun is completed: the successor could not go on without it.
+            let is_late = signals.stopped()
+                && clock.now() >= *stop_at.get_or_insert(clock.now() + COMPLETION);
+            !is_late && !node.has_ended()
         };
         let Some(successor) = handover::accept(channel, &args.node) else { continue };
         drop(agent.take());
@@ -309,10 +343,15 @@ fn serve_node(args: &Args, json: bool) -> Done {
     drop(run_dir);
     if let Some(successor) = successor {
         successor.gone();
-        stopped?;
         return match (args.stay, run_dir_path) {
-            (true, Some(path)) => handover::stay(&successor, path, &signals),
-            _ => Ok(()),
+            (true, Some(path)) => {
+                // It must not be started again: the other one forwards.
+                if let Err(error) = stopped {
+                    tracing::error!(target: "run", %error, "something of this switch is left");
+                }
+                handover::stay(&successor, path, &signals)
+            }
+            _ => Ok(stopped?),
         };
     }
     Ok(stopped?)
@@ -329,6 +368,7 @@ struct Serving<'a> {
     events: &'a Events<'a>,
     /// Where a successor connects.
     listener: &'a Option<Listener>,
+    run_dir: &'a mut Option<RunDir>,
 }
 
 /// Records that have been logged, to log each only once.
@@ -359,6 +399,10 @@ impl Serving<'_> {
             if clock.now() >= objects_at {
                 objects_at = clock.now() + OBJECTS_INTERVAL;
                 self.note_objects();
+                // A predecessor that could not be ended may have the lock still.
+                if let Some(run_dir) = self.run_dir.as_mut().filter(|it| it.is_shared()) {
+                    run_dir.lock();
+                }
             }
             let mut pause = self.source.next_check().min(LONGEST_PAUSE);
             if let Some(at) = stats_at {
