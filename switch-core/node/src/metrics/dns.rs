@@ -66,13 +66,23 @@ pub(super) fn write(text: &mut Text, stats: &DnsStats, meters: &Meters) {
         ("podswitch_resolver_unsent_total", "Answers that were not sent.", resolver.unsent.get()),
         ("podswitch_resolver_loops_total", "Servers that forward back.", resolver.loops.get()),
         (
+            "podswitch_resolver_open_errors_total",
+            "Sockets to other servers that the node could not open.",
+            resolver.open_errors.get(),
+        ),
+        (
+            "podswitch_resolver_accept_errors_total",
+            "Connections that could not be accepted.",
+            resolver.accept_errors.get(),
+        ),
+        (
             "podswitch_resolver_connections_refused_total",
             "Connections refused at a limit.",
             resolver.connections_refused.get(),
         ),
         (
             "podswitch_resolver_connections_ended_total",
-            "Connections ended for silence or unread answers.",
+            "Connections ended for silence, unread answers or lack of room.",
             resolver.connections_ended.get(),
         ),
     ] {

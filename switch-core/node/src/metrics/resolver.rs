@@ -53,9 +53,14 @@ pub struct ResolverCounters {
     pub mismatched: Count,
     /// Answers that could not be sent, or that waited when their connection ended.
     pub unsent: Count,
-    /// Connections refused at a limit.
+    /// Sockets to other servers that could not be opened for lack of file descriptors, memory, addresses or ports of this
+    /// node.
+    pub open_errors: Count,
+    /// Connections that could not be accepted, mostly for lack of file descriptors. No more are accepted for 100 ms.
+    pub accept_errors: Count,
+    /// Connections refused at a limit of their client.
     pub connections_refused: Count,
-    /// Connections ended because they were silent, or because too many answers were not read; not those that clients
-    /// ended.
+    /// Connections ended because they were silent, because too many answers were not read, or to make room for another
+    /// client's; not those that clients ended.
     pub connections_ended: Count,
 }

@@ -30,10 +30,14 @@ const MAX_IDLE: usize = MAX_FLIGHTS / 4;
 const MAX_BEGUN: usize = 32;
 /// Most clients that wait for one reply.
 const MAX_WAITERS: usize = 256;
+/// Most queries of one client that wait for one reply: few clients leave room to others that ask the same.
+const MAX_SAME: usize = 16;
 /// Most queries of one client that wait.
 const MAX_OF_CLIENT: usize = 128;
 /// How long a server has to reply. A client gives up after 5 s.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a query waits that could not be sent to any of its servers, for lack of something of this node's.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Most queries for one question: two rounds of the usual two servers.
 const MAX_TRIES: usize = 4;
 /// For how long a server that did not reply is queried last.
@@ -88,12 +92,26 @@ struct Flight {
     key: Key,
     id: u16,
     servers: Vec<SocketAddr>,
+    /// Servers that were queried, and failed.
     tries: usize,
+    /// How often it could not be sent, for a reason that is not the server's.
+    unsent: usize,
     by_tcp: bool,
+    /// When its server's time is up, or, if it is paused, when it is sent again.
     until: Instant,
+    is_paused: bool,
+    /// When it is given up though it could never be sent.
+    end: Instant,
     waiters: Vec<Waiter>,
     /// The client that began it; `None`: a probe.
     begun_by: Option<IpAddr>,
+}
+
+impl Flight {
+    /// The server whose turn it is.
+    fn server(&self) -> SocketAddr {
+        self.servers[(self.tries + self.unsent) % self.servers.len()]
+    }
 }
 
 /// See the module's description.
@@ -197,7 +215,8 @@ impl Forwarder {
             return self.fail(waiter, Rcode::SERVFAIL);
         }
         if let Some(flight) = self.by_key.get(&key).and_then(|id| self.flights.get_mut(id)) {
-            if flight.waiters.len() >= MAX_WAITERS {
+            let of_client = flight.waiters.iter().filter(|it| it.client.address() == address);
+            if flight.waiters.len() >= MAX_WAITERS || of_client.count() >= MAX_SAME {
                 self.counters.refused.add(1);
                 return self.fail(waiter, Rcode::SERVFAIL);
             }
@@ -238,9 +257,21 @@ impl Forwarder {
         if !waiters.is_empty() {
             self.by_key.insert(key.clone(), flight);
         }
-        let (tries, by_tcp, until) = (0, false, now);
         let begun_by = waiters.first().map(|waiter| waiter.client.address());
-        let it = Flight { asked, key, id, servers, tries, by_tcp, until, waiters, begun_by };
+        let it = Flight {
+            asked,
+            key,
+            id,
+            servers,
+            tries: 0,
+            unsent: 0,
+            by_tcp: false,
+            until: now,
+            is_paused: false,
+            end: now + PATIENCE * MAX_TRIES as u32,
+            waiters,
+            begun_by,
+        };
         self.flights.insert(flight, it);
         self.send(now, flight);
     }
@@ -263,10 +294,9 @@ impl Forwarder {
     /// Sends a query to the server whose turn it is.
     fn send(&mut self, now: Instant, id: u64) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        flight.until = now + PATIENCE;
-        let to = flight.servers[flight.tries % flight.servers.len()];
+        (flight.until, flight.is_paused) = (now + PATIENCE, false);
+        let to = flight.server();
         let (query, by_tcp) = (flight.asked.forwarded(flight.id), flight.by_tcp);
-        self.counters.forwarded.add(1);
         self.actions.push_back(Action::Send { flight: id, to, query, by_tcp });
     }
 
@@ -288,7 +318,7 @@ impl Forwarder {
         if is_bad && flight.tries + 1 < flight.servers.len().min(MAX_TRIES) {
             return self.next_server(now, id);
         }
-        let server = flight.servers[flight.tries % flight.servers.len()];
+        let server = flight.server();
         self.resting.remove(&server);
         let Some(flight) = self.end(id) else { return };
         if let Some(probed) = self.loops.probed(&flight.asked.lower())
@@ -310,7 +340,7 @@ impl Forwarder {
     /// A query's socket failed, or its time is up.
     pub(super) fn failed(&mut self, now: Instant, id: u64) {
         let Some(flight) = self.flights.get(&id) else { return };
-        let server = flight.servers[flight.tries % flight.servers.len()];
+        let server = flight.server();
         self.counters.failed.add(1);
         if self.resting.len() < MAX_FLIGHTS {
             self.resting.insert(server, now + REST);
@@ -318,6 +348,27 @@ impl Forwarder {
         if flight.tries + 1 < MAX_TRIES && !flight.waiters.is_empty() {
             return self.next_server(now, id);
         }
+        self.give_up(id);
+    }
+
+    /// A query could not be sent, for lack of something of this node's: file descriptors, memory, addresses or ports.
+    ///
+    /// That is no fault of the server, which neither rests nor has had its try. The next one is queried, which may be of
+    /// the other family; after all of them, there is a pause.
+    pub(super) fn not_sent(&mut self, now: Instant, id: u64) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        self.counters.open_errors.add(1);
+        flight.unsent += 1;
+        if flight.unsent % flight.servers.len() != 0 {
+            return self.send(now, id);
+        }
+        (flight.until, flight.is_paused) = (now + PAUSE, true);
+        if flight.until >= flight.end {
+            self.give_up(id);
+        }
+    }
+
+    fn give_up(&mut self, id: u64) {
         let Some(flight) = self.end(id) else { return };
         for waiter in flight.waiters {
             self.fail(waiter, Rcode::SERVFAIL);
@@ -358,7 +409,12 @@ impl Forwarder {
     pub(super) fn tick(&mut self, now: Instant, own: impl FnOnce() -> Vec<SocketAddr>) {
         let due: Vec<u64> =
             self.flights.iter().filter(|(_, it)| it.until <= now).map(|(id, _)| *id).collect();
-        due.into_iter().for_each(|id| self.failed(now, id));
+        for id in due {
+            match self.flights.get(&id).is_some_and(|it| it.is_paused) {
+                true => self.send(now, id),
+                false => self.failed(now, id),
+            }
+        }
         if now < self.refresh {
             return;
         }
@@ -385,7 +441,9 @@ impl Forwarder {
         };
         let mut servers: Vec<Server> = zones.flat_map(of_zone).collect();
         servers.retain(|(_, server)| !self.own.contains(server));
-        self.trouble.note(|trouble| trouble.has_no_server = servers.is_empty());
+        let (_, of_others) = upstreams::of(&self.zones, upstreams::ROOT);
+        let has_no_server = of_others.iter().all(|server| self.own.contains(server));
+        self.trouble.note(|trouble| trouble.has_no_server = has_no_server);
         for at in self.loops.next(now, servers) {
             if let Some(asked) = message::probe(random(), &at.0) {
                 let server = at.1;

@@ -362,3 +362,94 @@ fn it_is_known_whether_there_is_any_server() {
     forwarder.tick(now + REFRESH, || vec![A.parse().unwrap(), B.parse().unwrap()]);
     assert!(has_none(&forwarder));
 }
+
+#[test]
+fn servers_of_one_domain_are_none_for_other_names() {
+    let stub =
+        |zone: &str, server: &str| Stub::new(Name::parse(zone).unwrap(), [server.parse().unwrap()]);
+    let mut upstreams = Upstreams::default();
+    upstreams.set(stub(".", A));
+    upstreams.set(stub("corp.example", B));
+    let mut forwarder = Forwarder::new(upstreams, Arc::default());
+    let now = Instant::from_secs(100);
+    for (own, has_none) in [(A, true), (B, false)] {
+        let now = if has_none { now } else { now + REFRESH };
+        forwarder.tick(now, || vec![own.parse().unwrap()]);
+        assert_eq!(forwarder.trouble.get().has_no_server, has_none, "{own}");
+        while forwarder.take().is_some() {}
+        // As it is answered.
+        ask(&mut forwarder, now, "www.example.com", 1, 2);
+        assert_eq!(answers(&mut forwarder).len(), usize::from(has_none));
+    }
+}
+
+#[test]
+fn a_client_has_a_share_of_those_that_wait_for_one_reply() {
+    let mut forwarder = forwarder(&[A]);
+    let now = Instant::from_secs(100);
+    for client in 2..4 {
+        for id in 0..MAX_OF_CLIENT as u16 {
+            ask(&mut forwarder, now, "slow.example.com", id, client);
+        }
+    }
+    assert_eq!(forwarder.counters.refused.get(), 2 * (MAX_OF_CLIENT - MAX_SAME) as u64);
+    let (flight, _, query, _) = sent(&mut forwarder).unwrap();
+    answers(&mut forwarder);
+    // Others are not refused.
+    for client in 4..100 {
+        ask(&mut forwarder, now, "slow.example.com", 1, client);
+    }
+    assert!(answers(&mut forwarder).is_empty());
+    forwarder.reply(now, flight, &reply(&query, 300, 0));
+    let got = answers(&mut forwarder);
+    assert_eq!(got.len(), 2 * MAX_SAME + 96);
+    assert!(got.iter().all(|it| rcode(it) == Rcode::NOERROR));
+    assert!(forwarder.waiting.is_empty());
+}
+
+#[test]
+fn a_query_that_the_node_cannot_send_is_sent_later() {
+    let mut forwarder = forwarder(&[A, B]);
+    let mut now = Instant::from_secs(100);
+    // The probes, whose time is not up meanwhile.
+    forwarder.tick(now, Vec::new);
+    while forwarder.take().is_some() {}
+    ask(&mut forwarder, now, "www.example.com", 1, 2);
+    // Far more often than servers are tried.
+    for _ in 0..3 * MAX_TRIES {
+        let (flight, first, ..) = sent(&mut forwarder).unwrap();
+        forwarder.not_sent(now, flight);
+        let (_, second, ..) = sent(&mut forwarder).unwrap();
+        assert_ne!(first, second);
+        forwarder.not_sent(now, flight);
+        assert!(sent(&mut forwarder).is_none());
+        assert!(forwarder.due() <= now + PAUSE);
+        now = now + PAUSE;
+        forwarder.tick(now, Vec::new);
+    }
+    assert!(forwarder.resting.is_empty());
+    assert_eq!((forwarder.counters.failed.get(), forwarder.counters.errors.get()), (0, 0));
+    // It has all its tries left.
+    for _ in 0..MAX_TRIES {
+        assert_eq!(forwarder.counters.errors.get(), 0);
+        let (flight, ..) = sent(&mut forwarder).unwrap();
+        forwarder.failed(now, flight);
+    }
+    assert_eq!(rcode(&answers(&mut forwarder)[0]), Rcode::SERVFAIL);
+    // One that can never be sent is given up.
+    let end = now + PATIENCE * MAX_TRIES as u32;
+    ask(&mut forwarder, now, "never.example.com", 2, 2);
+    while let Some((flight, ..)) = sent(&mut forwarder) {
+        forwarder.not_sent(now, flight);
+        if forwarder.counters.errors.get() == 2 {
+            break;
+        }
+        if forwarder.actions.is_empty() {
+            now = now + PAUSE;
+            forwarder.tick(now, Vec::new);
+        }
+        assert!(now < end);
+    }
+    assert_eq!(rcode(answers(&mut forwarder).last().unwrap()), Rcode::SERVFAIL);
+    assert!(forwarder.by_key.is_empty() && forwarder.waiting.is_empty());
+}

@@ -16,6 +16,7 @@ use podswitch_core::control::Snapshots;
 use podswitch_core::time::{Clock, Instant};
 use podswitch_dns::{MAX_SIZE, MAX_TCP, Outcome, Transport, answer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
 
 use super::forward::{Action, Client, Forwarder, Waiter};
@@ -36,6 +37,9 @@ const MAX_PIPELINED: usize = 32;
 const BURST: usize = 64;
 /// The longest wait, so that the end is noticed.
 const MAX_WAIT: Duration = Duration::from_millis(200);
+/// How long no connections are accepted after an error, such as no file descriptor being left: the listener stays
+/// readable, so the thread would turn without a pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Largest datagram that is read: an answer of a server that disregards what it was told may be longer than that.
 const BUFFER: usize = 4096;
 
@@ -76,6 +80,13 @@ impl Connection {
         self.waiting < MAX_PIPELINED && !self.stream.is_crowded() && !self.stream.has_ended
     }
 
+    /// Counts that the resolver ends it, and what waits to be written, which is lost.
+    fn count_end(&self, counters: &ResolverCounters) {
+        counters.unsent.add(self.stream.unsent());
+        // The others were counted when too much waited, or ended by the client.
+        counters.connections_ended.add(u64::from(!self.stream.has_ended));
+    }
+
     /// Whether a query that has been read already may be answered.
     fn is_ready(&self) -> bool {
         self.has_room() && self.stream.has_message()
@@ -100,6 +111,8 @@ pub(super) struct Server {
     counters: Arc<ResolverCounters>,
     connections: HashMap<u64, Connection>,
     next: u64,
+    /// When connections are accepted again.
+    accept_from: Instant,
     upstreams: HashMap<u64, Upstream>,
     clock: Clock,
     rotation: u32,
@@ -125,6 +138,7 @@ impl Server {
             counters,
             connections: HashMap::new(),
             next: 0,
+            accept_from: Instant::ZERO,
             upstreams: HashMap::new(),
             clock: Clock::start(),
             rotation: 0,
@@ -180,9 +194,7 @@ impl Server {
             let is_silent = silence >= if is_busy { 3 * IDLE } else { IDLE };
             let is_kept = !is_silent && !it.stream.has_ended;
             if !is_kept {
-                self.counters.unsent.add(it.stream.unsent());
-                // The others were counted when too much waited, or ended by the client.
-                self.counters.connections_ended.add(u64::from(!it.stream.has_ended));
+                it.count_end(&self.counters);
             }
             is_kept
         });
@@ -191,13 +203,16 @@ impl Server {
     /// Waits until a socket is ready or something is due.
     fn wait(&self) -> Ready {
         let (input, output) = (PollFlags::IN, PollFlags::OUT);
-        let is_full = self.connections.len() >= MAX_CONNECTIONS;
+        let now = self.clock.now();
+        // Left out, not waited for with no flags: errors are reported even then.
+        let is_paused = now < self.accept_from;
+        let accepting = if is_paused { &[][..] } else { &self.listeners.tcp[..] };
         let mut fds = Vec::new();
         for socket in &self.listeners.udp {
             fds.push(PollFd::new(socket, input));
         }
-        for listener in &self.listeners.tcp {
-            fds.push(PollFd::new(listener, if is_full { PollFlags::empty() } else { input }));
+        for listener in accepting {
+            fds.push(PollFd::new(listener, input));
         }
         let connections: Vec<u64> = self.connections.keys().copied().collect();
         for id in &connections {
@@ -220,14 +235,18 @@ impl Server {
         let is_left = self.connections.values().any(Connection::is_ready);
         let pause = match is_left {
             true => Duration::ZERO,
-            false => self.forwarder.due().since(self.clock.now()).min(MAX_WAIT),
+            false => {
+                let due = self.forwarder.due();
+                let due = if is_paused { due.min(self.accept_from) } else { due };
+                due.since(now).min(MAX_WAIT)
+            }
         };
         let pause = Timespec { tv_sec: 0, tv_nsec: pause.as_nanos() as _ };
         // Interrupted: nothing is ready.
         let _ = poll(&mut fds, Some(&pause));
         let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
         let (udp, rest) = events.split_at(self.listeners.udp.len());
-        let (tcp, rest) = rest.split_at(self.listeners.tcp.len());
+        let (tcp, rest) = rest.split_at(accepting.len());
         let (of_clients, of_servers) = rest.split_at(connections.len());
         let indexes =
             |list: &[PollFlags]| (0..list.len()).filter(|at| !list[*at].is_empty()).collect();
@@ -357,18 +376,51 @@ impl Server {
     }
 
     fn accept(&mut self, now: Instant, at: usize) {
-        while let Ok((socket, peer)) = self.listeners.tcp[at].accept() {
-            let peer = peer.ip();
+        for _ in 0..BURST {
+            let (socket, peer) = match self.listeners.tcp[at].accept() {
+                Ok((socket, peer)) => (socket, peer.ip()),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    // The client has given up.
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    _ => {
+                        self.counters.accept_errors.add(1);
+                        self.accept_from = now + ACCEPT_PAUSE;
+                        return;
+                    }
+                },
+            };
             let of_client = self.connections.values().filter(|it| it.peer == peer).count();
-            let has_room = self.connections.len() < MAX_CONNECTIONS && of_client < MAX_OF_CLIENT;
-            if !has_room || socket.set_nonblocking(true).is_err() {
+            if of_client >= MAX_OF_CLIENT || socket.set_nonblocking(true).is_err() {
                 self.counters.connections_refused.add(1);
                 continue;
+            }
+            if self.connections.len() >= MAX_CONNECTIONS {
+                self.make_room(peer);
             }
             let connection =
                 Connection { stream: Stream::new(socket), peer, active: now, waiting: 0 };
             self.connections.insert(self.next, connection);
             self.next += 1;
+        }
+    }
+
+    /// Ends a connection in favor of a new one of this client: the one that has been silent longest, of the address that
+    /// has most with the new one. Few clients that keep all connections busy so lock out nobody.
+    fn make_room(&mut self, newcomer: IpAddr) {
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        counts.insert(newcomer, 1);
+        for connection in self.connections.values() {
+            *counts.entry(connection.peer).or_default() += 1;
+        }
+        let most = counts.values().copied().max();
+        let of_most =
+            self.connections.iter().filter(|(_, it)| counts.get(&it.peer).copied() == most);
+        let Some(id) = of_most.min_by_key(|(id, it)| (it.active, **id)).map(|(id, _)| *id) else {
+            return;
+        };
+        if let Some(ended) = self.connections.remove(&id) {
+            ended.count_end(&self.counters);
         }
     }
 
@@ -428,14 +480,23 @@ impl Server {
         }
     }
 
+    /// A query was sent by a new socket, or could not be.
+    fn opened(&mut self, now: Instant, flight: u64, result: io::Result<Upstream>) {
+        match result {
+            Err(error) if is_local(&error) => return self.forwarder.not_sent(now, flight),
+            Err(_) => self.forwarder.failed(now, flight),
+            Ok(upstream) => drop(self.upstreams.insert(flight, upstream)),
+        }
+        self.counters.forwarded.add(1);
+    }
+
     /// Does what the forwarder decided.
     fn act(&mut self, now: Instant) {
         while let Some(action) = self.forwarder.take() {
             match action {
-                Action::Send { flight, to, query, by_tcp } => match open(to, &query, by_tcp) {
-                    Ok(upstream) => drop(self.upstreams.insert(flight, upstream)),
-                    Err(_) => self.forwarder.failed(now, flight),
-                },
+                Action::Send { flight, to, query, by_tcp } => {
+                    self.opened(now, flight, open(to, &query, by_tcp));
+                }
                 Action::Close { flight } => drop(self.upstreams.remove(&flight)),
                 Action::Answer { client, message } => {
                     if let Client::Tcp(id, _) = client
@@ -460,6 +521,15 @@ struct Ready {
     upstreams: Vec<u64>,
 }
 
+/// Whether no socket could be opened for lack of file descriptors, memory, addresses or ports of this node, which says
+/// nothing about the server.
+fn is_local(error: &io::Error) -> bool {
+    let Some(error) = Errno::from_io_error(error) else { return false };
+    // The last one: no port is left to bind to.
+    let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    local.contains(&error) || [Errno::ADDRNOTAVAIL, Errno::ADDRINUSE].contains(&error)
+}
+
 /// Sends a query to another server by a new socket, without waiting.
 fn open(to: SocketAddr, query: &[u8], by_tcp: bool) -> io::Result<Upstream> {
     if !by_tcp {
@@ -476,7 +546,7 @@ fn open(to: SocketAddr, query: &[u8], by_tcp: bool) -> io::Result<Upstream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     match connect(&socket, &to) {
-        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
     let mut stream = Stream::new(TcpStream::from(socket));

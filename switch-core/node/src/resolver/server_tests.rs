@@ -286,3 +286,143 @@ fn other_upstreams_are_used_when_they_are_set() {
     };
     turn_until(&mut server, "the last one is asked", is_asked);
 }
+
+/// Connections of these clients, each silent for one millisecond less than the one before. They share a socket.
+fn connect(server: &mut Server, socket: &TcpStream, peers: impl Iterator<Item = [u8; 4]>) {
+    // None is silent for too long while the test runs.
+    let base = server.clock.now() + Duration::from_secs(3600);
+    for (at, peer) in peers.enumerate() {
+        let stream = Stream::new(socket.try_clone().unwrap());
+        let active = base + Duration::from_millis(at as u64);
+        let it = Connection { stream, peer: peer.into(), active, waiting: 0 };
+        server.connections.insert(server.next, it);
+        server.next += 1;
+    }
+}
+
+/// A server with these connections and no others.
+fn full(peers: impl Iterator<Item = [u8; 4]>) -> (Server, TcpStream, UdpSocket) {
+    let (mut server, client, silent) = server();
+    let first = server.connections.remove(&0).unwrap();
+    connect(&mut server, &first.stream.socket, peers);
+    assert_eq!(server.connections.len(), MAX_CONNECTIONS);
+    (server, client, silent)
+}
+
+#[test]
+fn a_new_client_gets_in_when_few_hold_all_connections() {
+    // 16 clients with all that they may have.
+    let peers = (0..MAX_CONNECTIONS).map(|at| [10, 1, 0, (at % 16) as u8]);
+    let (mut server, _client, _silent) = full(peers);
+    let address = server.listeners.tcp[0].local_addr().unwrap();
+    let localhost = IpAddr::from([127, 0, 0, 1]);
+    let of =
+        |server: &Server, peer| server.connections.values().filter(|it| it.peer == peer).count();
+    let mut clients = Vec::new();
+    for count in 1..=2 {
+        let mut new = TcpStream::connect(address).unwrap();
+        turn_until(&mut server, "it gets in", |server| of(server, localhost) == count);
+        assert_eq!(server.connections.len(), MAX_CONNECTIONS);
+        assert_eq!(counts(&server), (count as u64, 0));
+        // Those that have been silent longest: 1 and 2.
+        let is_left = |id| server.connections.contains_key(&id);
+        assert_eq!([1, 2, 3].map(is_left), [false, count < 2, true]);
+        // It is served.
+        keep(&mut server, "kept.example.com");
+        new.write_all(&framed("kept.example.com")).unwrap();
+        let answers = |server: &Server| server.counters.cache_hits.get();
+        turn_until(&mut server, "it is served", |server| answers(server) == count as u64);
+        clients.push(new);
+    }
+    assert_eq!(server.counters.connections_refused.get(), 0);
+}
+
+#[test]
+fn who_has_most_connections_makes_room() {
+    // The first client has 15, all silent for longer than any of the second, which has 16.
+    let first = std::iter::repeat_n([10, 1, 0, 1], 15);
+    let second = std::iter::repeat_n([10, 1, 0, 2], 16);
+    let others = (0..225).map(|at| [10, 1, 1, (at % 15) as u8]);
+    let (mut server, _client, _silent) = full(first.chain(second).chain(others));
+    let of = |server: &Server, peer: [u8; 4]| {
+        server.connections.values().filter(|it| it.peer == IpAddr::from(peer)).count()
+    };
+    server.make_room([10, 1, 2, 1].into());
+    assert_eq!((of(&server, [10, 1, 0, 1]), of(&server, [10, 1, 0, 2])), (15, 15));
+    // The one of it that was silent longest.
+    assert!(!server.connections.contains_key(&16) && server.connections.contains_key(&17));
+    // A client that would have most with the new one ends one of its own.
+    server.make_room([10, 1, 1, 3].into());
+    assert_eq!((of(&server, [10, 1, 0, 1]), of(&server, [10, 1, 1, 3])), (15, 14));
+    assert_eq!(counts(&server).0, 2);
+}
+
+#[test]
+fn after_an_error_no_connections_are_accepted_for_a_while() {
+    let (mut server, _client, _silent) = server();
+    // Does not listen, so that each attempt fails; `poll` reports it without being asked for it.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+    let good = std::mem::replace(&mut server.listeners.tcp[0], socket.into());
+    let errors = |server: &Server| server.counters.accept_errors.get();
+    turn_until(&mut server, "an error", |server| errors(server) == 1);
+    assert!(server.accept_from > Instant::ZERO);
+    // However long the test takes.
+    server.accept_from = server.clock.now() + Duration::from_secs(3600);
+    for _ in 0..3 {
+        assert!(server.wait().tcp.is_empty());
+        server.turn();
+    }
+    assert_eq!(errors(&server), 1);
+    // Afterwards it is tried again, and works.
+    server.accept_from = Instant::ZERO;
+    server.turn();
+    assert_eq!(errors(&server), 2);
+    let address = good.local_addr().unwrap();
+    server.listeners.tcp[0] = good;
+    let _other = TcpStream::connect(address).unwrap();
+    turn_until(&mut server, "a connection", |server| server.connections.len() == 2);
+    assert_eq!(errors(&server), 2);
+}
+
+#[test]
+fn a_socket_that_the_node_cannot_open_is_no_failure_of_the_server() {
+    let (mut server, _client, silent) = server();
+    let counted = |server: &Server| {
+        let it = &server.counters;
+        (it.open_errors.get(), it.failed.get(), it.forwarded.get())
+    };
+    let asked = |server: &mut Server, name: &str| {
+        let message = framed(name);
+        let Read::Query(asked) = message::read(&message[2..]) else { panic!() };
+        let client = Client::Tcp(0, [127, 0, 0, 1].into());
+        let waiter = Waiter { client, asked: asked.clone(), limit: MAX_TCP, aliases: None };
+        server.forwarder.ask(server.clock.now(), asked, waiter);
+        match server.forwarder.take() {
+            Some(Action::Send { flight, .. }) => flight,
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = counted(&server);
+    let flight = asked(&mut server, "www.example.com");
+    let local = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    let local = [&local[..], &[Errno::ADDRNOTAVAIL, Errno::ADDRINUSE]].concat();
+    for error in &local {
+        let now = server.clock.now();
+        server.opened(now, flight, Err((*error).into()));
+    }
+    assert_eq!(counted(&server), (before.0 + 6, before.1, before.2));
+    // Others are the server's.
+    let other = asked(&mut server, "other.example.com");
+    let now = server.clock.now();
+    server.opened(now, other, Err(Errno::NETUNREACH.into()));
+    assert_eq!(counted(&server), (before.0 + 6, before.1 + 1, before.2 + 1));
+    // The first one is sent after a pause.
+    silent.set_nonblocking(true).unwrap();
+    let is_asked = |_: &Server| {
+        let mut query = [0; 512];
+        std::iter::from_fn(|| silent.recv(&mut query).ok().map(|len| query[..len].to_vec()))
+            .any(|query| query[12..].starts_with(b"\x03www\x07example\x03com\0"))
+    };
+    turn_until(&mut server, "it is sent", is_asked);
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trouble {
-    /// There is none.
+    /// There is none for names outside the zones that have servers of their own.
     pub has_no_server: bool,
     /// A zone, and a server that forwards it to this resolver; until it is known to do so no more.
     pub loops: BTreeSet<(String, SocketAddr)>,
