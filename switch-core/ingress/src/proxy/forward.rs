@@ -237,7 +237,7 @@ async fn connect_one(
 
 /// How much of a response an endpoint may send before the client takes it (RFC 9113 section 6.9.1), in bytes.
 const STREAM_WINDOW: u32 = 64 << 10;
-/// All clients of a worker share a connection to an endpoint. Responses that this many clients do not take leave room for
+/// All clients of a worker share a connection to an endpoint. Fewer responses than this that no client takes leave room for
 /// others.
 const FULL_STREAMS: u32 = 512;
 
