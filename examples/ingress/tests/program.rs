@@ -169,7 +169,7 @@ fn manifests_are_served_and_followed() {
     assert!(running.child.wait().unwrap().success());
 }
 
-/// Whoever reads what the program says may end first.
+/// The reader of the output may end first.
 #[test]
 fn a_closed_output_ends_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ fn a_replaced_switch_stays_until_none_runs() {
     serve(&y.ns, PORT);
     let connects = || tcp(&x.ns, y.addresses[0], PORT, 100_000);
 
-    // Each stays while the next one runs, and ends when it is asked to.
+    // Each stays while the next one runs, and ends on SIGTERM.
     let mut first = start();
     let mut second = start();
     connects();

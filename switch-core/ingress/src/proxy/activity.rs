@@ -28,6 +28,9 @@ pub(super) struct Activity {
     /// Streams with a response whose end is not written: hyper and h2 keep what the client's window
     /// has no room for, after the exchange is over.
     open: RefCell<HashSet<u32>>,
+    /// Streams that the client reset before the head of a response was written. The head may be on
+    /// its way still.
+    reset: RefCell<HashSet<u32>>,
     /// The connection takes nothing more at the moment.
     is_blocked: Cell<bool>,
 }
@@ -50,6 +53,7 @@ impl Activity {
             next: Cell::new(0),
             last: Cell::new(Instant::now()),
             open: RefCell::default(),
+            reset: RefCell::default(),
             is_blocked: Cell::new(false),
         })
     }
@@ -70,14 +74,27 @@ impl Activity {
     /// The head of a response was written, without the end of the stream.
     pub(super) fn opened(&self, stream: u32) {
         let mut open = self.open.borrow_mut();
-        if open.len() < MOST_OPEN {
+        if !self.reset.borrow_mut().remove(&stream) && open.len() < MOST_OPEN {
             open.insert(stream);
         }
     }
 
-    /// The end of a stream was written, or one side reset it.
+    /// The end of a stream was written, or the proxy reset it.
     pub(super) fn closed(&self, stream: u32) {
         self.open.borrow_mut().remove(&stream);
+    }
+
+    /// The client reset a stream.
+    pub(super) fn was_reset(&self, stream: u32) {
+        if self.open.borrow_mut().remove(&stream) {
+            return;
+        }
+        let mut reset = self.reset.borrow_mut();
+        // Most never have a head.
+        if reset.len() >= MOST_OPEN {
+            reset.clear();
+        }
+        reset.insert(stream);
     }
 
     pub(super) fn set_blocked(&self, is_blocked: bool) {

@@ -131,7 +131,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FramedStream<S> {
         let activity = &this.activity;
         this.received.feed(&buffer.filled()[before..], |head, is_complete| {
             if head.kind == RST_STREAM && is_complete {
-                activity.closed(head.stream);
+                activity.was_reset(head.stream);
             }
         });
         result
@@ -186,6 +186,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramedStream<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::super::activity::State;
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -219,5 +224,20 @@ mod tests {
                 [(4, 0, 0), (HEADERS, 4, 1), (DATA, 1, 1), (DATA, 0, 3), (RST_STREAM, 0, 3)];
             assert_eq!(found, expected, "parts of {size}");
         }
+    }
+
+    /// A response's head that was under way when the client reset the stream opens it no more.
+    #[tokio::test]
+    async fn a_late_head_opens_no_stream() {
+        let (none, long) = (Duration::ZERO, Duration::from_secs(3600));
+        let reset = frame(RST_STREAM, 0, 3, &[0; 4]);
+        let bytes = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), reset].concat();
+        let activity = Activity::new();
+        let mut stream = FramedStream::new(&bytes[..], Taken::default(), activity.clone());
+        stream.read_to_end(&mut Vec::new()).await.expect("all of it");
+        stream.wrote(&frame(HEADERS, 4, 3, b"abc"));
+        assert_eq!(activity.state(none, long), State::Idle);
+        stream.wrote(&frame(HEADERS, 4, 5, b"abc"));
+        assert!(matches!(activity.state(none, long), State::Good(_)), "the client has to read it");
     }
 }

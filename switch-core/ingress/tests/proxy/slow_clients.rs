@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -14,14 +13,14 @@ use http_body::Body;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use podswitch_ingress::proxy::Options;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::net::TcpStream as Stream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::lab::{LONG, Lab, backend, ingress};
-use crate::tls::{certificate, connect, connect_with, secret};
+use crate::tls::{certificate, connect, connect_with, secret, trusting};
 use crate::upgrade::{Message, collect, grpc_endpoint, runtime, tls_lab};
 
 /// The window of a stream (RFC 9113 section 6.9.2), in bytes: less than one read from an endpoint.
@@ -87,17 +86,8 @@ async fn connect_http2(
     lab_https: SocketAddr,
     der: &[u8],
 ) -> (SendRequest<Message>, JoinHandle<hyper::Result<()>>) {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from(der.to_vec())).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = Stream::connect(lab_https).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(trusting(der, &[b"h2"]));
     let stream = connector.connect(ServerName::try_from("a.test").unwrap(), stream).await.unwrap();
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOW)

@@ -46,14 +46,10 @@ pub(crate) fn connect(
     connect_with(lab, name, trusted, &[])
 }
 
-pub(crate) fn connect_with(
-    lab: &Lab,
-    name: &str,
-    trusted: &[u8],
-    protocols: &[&[u8]],
-) -> Option<Client<StreamOwned<ClientConnection, TcpStream>>> {
+/// A client that trusts one certificate and offers these protocols.
+pub(crate) fn trusting(certificate: &[u8], protocols: &[&[u8]]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(trusted.to_vec())).unwrap();
+    roots.add(CertificateDer::from(certificate.to_vec())).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -61,8 +57,17 @@ pub(crate) fn connect_with(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+    Arc::new(config)
+}
+
+pub(crate) fn connect_with(
+    lab: &Lab,
+    name: &str,
+    trusted: &[u8],
+    protocols: &[&[u8]],
+) -> Option<Client<StreamOwned<ClientConnection, TcpStream>>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut connection = ClientConnection::new(trusting(trusted, protocols), name).unwrap();
     let mut stream = TcpStream::connect(lab.proxy.https().unwrap()).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     while connection.is_handshaking() {

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::io::{Read as _, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread;
 
@@ -15,13 +15,13 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use podswitch_ingress::proxy::LogWriter;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::lab::{Client, LONG, Lab, ingress};
-use crate::tls::{certificate, secret};
+use crate::tls::{certificate, secret, trusting};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -174,19 +174,11 @@ fn http2(
     der: &[u8],
     requests: Vec<Request<Message>>,
 ) -> Vec<(http::response::Parts, Vec<u8>, HeaderMap)> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from(der.to_vec())).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = trusting(der, &[b"h2"]);
     let address = lab.proxy.https().unwrap();
     let talk = async move {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let connector = tokio_rustls::TlsConnector::from(config);
         let name = ServerName::try_from("a.test").unwrap();
         let stream = connector.connect(name, stream).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));

@@ -284,7 +284,7 @@ fn other_upstreams_are_used_when_they_are_set() {
         std::iter::from_fn(|| other.recv(&mut query).ok().map(|len| query[..len].to_vec()))
             .any(|query| query[12..].starts_with(b"\x04kept\x07example\x03com\0"))
     };
-    turn_until(&mut server, "the last one is asked", is_asked);
+    turn_until(&mut server, "the last server is queried", is_asked);
 }
 
 /// Connections of these clients, each silent for one millisecond less than the one before. They share a socket.
