@@ -163,6 +163,9 @@ impl Routes {
     /// Ingresses have it, and HTTPRoutes what no Ingress matches.
     pub fn choose(&self, ask: &Ask<'_>, random: impl FnOnce() -> u64) -> Target<'_> {
         let (rank, rule) = self.gateways.find(ask);
+        if rank.is_none() {
+            return self.find(ask.host, ask.path);
+        }
         let own = self.rank(ask.host);
         if own >= rank {
             let found = self.find(ask.host, ask.path);

@@ -1,5 +1,6 @@
 //! Backends, parents and ReferenceGrants.
 
+use podswitch_ingress::Protocol;
 use serde_json::json;
 
 use super::*;
@@ -170,6 +171,39 @@ fn a_listener_for_other_kinds_of_routes() {
     lab.publish();
     assert_eq!(of_route(&lab, "disallowed-kind"), refused("NotAllowedByListeners"));
     assert_eq!(attached(&lab, "tlsroutes-only"), [0]);
+}
+
+/// HTTPRouteBackendProtocolWebSocket, through the proxy; HTTPRouteBackendProtocolH2C and protocols that
+/// are not supported, as the routes have them.
+#[test]
+fn protocols_of_backends() {
+    let mut lab = base();
+    let rule = |port: u16| {
+        json!({"matches": [prefix(&format!("/{port}"))],
+            "backendRefs": [{"name": "protocols", "port": port}]})
+    };
+    let endpoint = crate::lab::echo("protocols");
+    service(&mut lab, INFRA, "protocols", endpoint);
+    lab.add(json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "protocols", "namespace": INFRA},
+        "spec": {"ports": [
+            {"name": "first-port", "port": 8080, "appProtocol": "kubernetes.io/ws"},
+            {"name": "h2c", "port": 8081, "appProtocol": "kubernetes.io/h2c"},
+            {"name": "wss", "port": 8082, "appProtocol": "kubernetes.io/wss"},
+        ]}}));
+    lab.add(route("protocols", same(), &[], json!([rule(8080), rule(8081), rule(8082)])));
+    lab.publish();
+    let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
+    let response = ask(&lab, SAME, Ask("GET", "", "/8080", &fields));
+    assert_eq!((response.status, response.field("upgrade")), (101, Some("websocket")));
+    check(&lab, SAME, Ask("GET", "", "/8082", &[]), 500);
+    assert_eq!(of_route(&lab, "protocols"), unresolved("UnsupportedProtocol"));
+    let routes = compiled(&lab).routes;
+    let mut seen: Vec<_> =
+        routes.all().map(|it| (it.path.to_string(), it.settings.protocol)).collect();
+    seen.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [("/8080", Protocol::Http), ("/8081", Protocol::Grpc), ("/8082", Protocol::Http)];
+    assert_eq!(seen, expected.map(|(path, it)| (path.to_owned(), it)));
 }
 
 /// HTTPRouteServiceTypes: Services without a selector or without an address have EndpointSlices, too.

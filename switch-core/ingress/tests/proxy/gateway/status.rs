@@ -205,6 +205,15 @@ fn attached_routes_are_counted() {
     assert_eq!(of_route(&lab, "http-route-4")[1], "ResolvedRefs=false/BackendNotFound");
 }
 
+/// GatewayNameMaximumLength.
+#[test]
+fn long_names() {
+    let mut lab = base();
+    let name = "a".repeat(63);
+    lab.add(gateway(&name, OWN, json!([http("http", None, json!({"from": "All"}))])));
+    assert_eq!(of_gateway(&lab, &name), ["Accepted=true/Accepted", "Programmed=true/Programmed"]);
+}
+
 /// GatewayModifyListeners.
 #[test]
 fn listeners_that_come_and_go() {
