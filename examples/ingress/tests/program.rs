@@ -244,14 +244,21 @@ spec:
     let flags = ["--http", "127.0.0.1:0", "--log", log.to_str().unwrap()];
     let running = Running::start(folder.path(), &flags);
     let warning = running.line("warning: ");
-    assert!(warning.contains("gateway.yaml:7: Gateway/default/door: spec.listeners[1].port: 81 is not 80"), "{warning}");
+    assert!(
+        warning
+            .contains("gateway.yaml:7: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
+        "{warning}"
+    );
     let http = running.line("HTTP at ");
     running.line("ready");
     assert_eq!(get(&http, "shop.test", "/x"), (200, "two".to_owned()));
     assert_eq!(get(&http, "a.test", "/x"), (200, "one".to_owned()));
     assert_eq!(get(&http, "b.test", "/x").0, 404);
     let is_named = || fs::read_to_string(&log).unwrap().contains("\"HTTPRoute/default/shop\"");
-    assert!((0..600).any(|_| is_named() || { thread::sleep(Duration::from_millis(50)); false }));
+    assert!((0..600).any(|_| is_named() || {
+        thread::sleep(Duration::from_millis(50));
+        false
+    }));
     drop(running);
     let check = Command::new(env!("CARGO_BIN_EXE_ingress"))
         .args(["--check", "--allow-local-endpoints", "--manifests"])

@@ -64,7 +64,8 @@ fn gateways_are_followed_and_their_status_is_written() {
     assert_eq!(it["status"]["parents"][1]["parentRef"], json!({"name": "web"}));
 
     let up = |generation: i64| {
-        ["Accepted=True/Accepted", "Programmed=True/Programmed"].map(|it| format!("{it}/{generation}"))
+        ["Accepted=True/Accepted", "Programmed=True/Programmed"]
+            .map(|it| format!("{it}/{generation}"))
     };
     server.wait("a status of the Gateway", |inner| {
         texts(&inner.objects[&at("gateways", "web")]["status"]["conditions"]) == up(1)
@@ -83,8 +84,10 @@ fn gateways_are_followed_and_their_status_is_written() {
     });
 
     // Changes: a Service, a new generation, and the end of the Gateway.
-    server.put("/api/v1/namespaces/a/services/shop",
-        json!({"metadata": {"name": "shop", "namespace": "a"}, "spec": {"ports": [{"port": 80}]}}));
+    server.put(
+        "/api/v1/namespaces/a/services/shop",
+        json!({"metadata": {"name": "shop", "namespace": "a"}, "spec": {"ports": [{"port": 80}]}}),
+    );
     wait_status(&http, "shop.test", 503);
     let found = ["Accepted=True/Accepted/3", "ResolvedRefs=True/ResolvedRefs/3"];
     server.wait("another status of the route", |inner| {

@@ -130,7 +130,8 @@ impl Server {
                 let path = path.strip_suffix("/status")?;
                 let mut object = self.get(path)?;
                 let (seen, own) = (&body["metadata"], &object["metadata"]);
-                let is_current = seen.is_null() || seen["resourceVersion"] == own["resourceVersion"];
+                let is_current =
+                    seen.is_null() || seen["resourceVersion"] == own["resourceVersion"];
                 object["status"] = body["status"].clone();
                 is_current.then(|| self.put(path, object))
             }

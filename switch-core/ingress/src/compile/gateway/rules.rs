@@ -1,5 +1,6 @@
 //! Rules of an HTTPRoute: matches, backends and their weights.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,14 @@ struct Target {
     backend: Result<(Arc<Backend>, Protocol), Fault>,
 }
 
+/// A backend of a rule with its filters.
+struct Share {
+    weight: u32,
+    backend: Arc<Backend>,
+    filters: Filters,
+    settings: Settings,
+}
+
 impl Made {
     pub(super) fn new<'o>(
         objects: &'o Objects,
@@ -88,7 +97,10 @@ impl Made {
             made.refused = made.partial.take();
             made.rules.clear();
         }
+        // The matches of a rule have the same filters and backends.
+        let mut said = HashSet::new();
         made.records = maker.records.list;
+        made.records.retain(|it| said.insert((it.field.clone(), it.reason.clone())));
         made
     }
 }
@@ -146,32 +158,28 @@ impl Maker<'_, '_> {
                 _ => None,
             };
             let text = it.path.as_ref().and_then(|it| it.value.as_deref()).unwrap_or("/");
-            let common = Filters::default();
-            let shares = match self.shares(field, rule, refs, &targets, prefix, common) {
+            let shares = match self.shares(field, rule, &targets, prefix) {
                 Ok(shares) => shares,
                 Err((part, reason)) => {
-                    // Said once: every match has the same filters.
-                    if unusable.is_none() {
-                        self.refused(&format!("{field}.{part}"), &reason);
-                    }
+                    self.refused(&format!("{field}.{part}"), &reason);
                     unusable = Some(format!("{part}: {reason}"));
-                    vec![(1, self.invalid(&reason), Settings::default())]
+                    vec![self.invalid(1, &reason)]
                 }
             };
-            let shares = shares.into_iter().map(|(weight, (backend, filters), settings)| {
+            let shares = shares.into_iter().map(|share| {
                 let route = Route {
                     ingress: self.of.object.clone(),
                     host: "".into(),
                     path: text.into(),
                     kind,
-                    backend,
-                    settings: settings.into(),
+                    backend: share.backend,
+                    settings: share.settings.into(),
                     is_tls: false,
                     canary: None,
                     pattern: None,
-                    filters: Some(filters.into()),
+                    filters: Some(share.filters.into()),
                 };
-                (weight, Arc::new(route))
+                (share.weight, Arc::new(route))
             });
             made.rules.push(MadeRule { path, when, shares: Shares(shares.collect()) });
         }
@@ -183,9 +191,11 @@ impl Maker<'_, '_> {
         self.records.add(self.of, field, format!("{reason} (status 500)"), action, true);
     }
 
-    fn invalid(&self, reason: &str) -> (Arc<Backend>, Filters) {
+    /// Status 500.
+    fn invalid(&self, weight: u32, reason: &str) -> Share {
         let filters = Filters { invalid: Some(reason.into()), ..Filters::default() };
-        (Arc::new(without_service(self.namespace, reason)), filters)
+        let backend = Arc::new(without_service(self.namespace, reason));
+        Share { weight, backend, filters, settings: settings(Protocol::Http, None) }
     }
 
     /// The backends with their filters and settings.
@@ -193,33 +203,38 @@ impl Maker<'_, '_> {
         &mut self,
         field: &str,
         rule: &RouteRule,
-        refs: &[RouteBackend],
         targets: &[Target],
         prefix: Option<&str>,
-        mut common: Filters,
-    ) -> Result<Vec<(u32, (Arc<Backend>, Filters), Settings)>, (String, String)> {
+    ) -> Result<Vec<Share>, (String, String)> {
+        let mut common = Filters::default();
         filters::add(&mut common, rule.filters.as_deref().unwrap_or_default(), prefix, false)?;
         common.timeout = timeout(rule.timeouts.as_ref())?;
         let settings = |protocol| settings(protocol, common.timeout);
         if common.redirect.is_some() {
             let backend = Arc::new(without_service(self.namespace, "a redirection"));
-            return Ok(vec![(1, (backend, common.clone()), settings(Protocol::Http))]);
+            let settings = settings(Protocol::Http);
+            return Ok(vec![Share { weight: 1, backend, filters: common, settings }]);
         }
+        let refs = rule.backend_refs.as_deref().unwrap_or_default();
         let mut shares = Vec::new();
         for (number, (it, target)) in refs.iter().zip(targets).enumerate() {
-            let mut own = common.clone();
-            let added =
-                filters::add(&mut own, it.filters.as_deref().unwrap_or_default(), None, true);
+            let mut filters = common.clone();
+            let own = it.filters.as_deref().unwrap_or_default();
+            let added = filters::add(&mut filters, own, None, true);
+            let weight = target.weight;
             let share = match (&target.backend, added) {
-                (Ok((backend, protocol)), Ok(())) => ((backend.clone(), own), settings(*protocol)),
-                (Err((_, reason)), _) => (self.invalid(reason), settings(Protocol::Http)),
+                (Ok((backend, protocol)), Ok(())) => {
+                    let (backend, settings) = (backend.clone(), settings(*protocol));
+                    Share { weight, backend, filters, settings }
+                }
+                (Err((_, reason)), _) => self.invalid(weight, reason),
                 (Ok(_), Err((part, reason))) => {
                     self.refused(&format!("{field}.backendRefs[{number}].{part}"), &reason);
-                    (self.invalid(&reason), settings(Protocol::Http))
+                    self.invalid(weight, &reason)
                 }
             };
-            if target.weight > 0 {
-                shares.push((target.weight, share.0, share.1));
+            if weight > 0 {
+                shares.push(share);
             }
         }
         if shares.is_empty() {
@@ -227,12 +242,9 @@ impl Maker<'_, '_> {
                 [] => "the rule has no backend",
                 _ => "every backend has the weight 0",
             };
-            self.records.note(
-                self.of,
-                &format!("{field}.backendRefs"),
-                format!("{reason} (status 500)"),
-            );
-            shares.push((1, self.invalid(reason), settings(Protocol::Http)));
+            let field = format!("{field}.backendRefs");
+            self.records.note(self.of, &field, format!("{reason} (status 500)"));
+            shares.push(self.invalid(1, reason));
         }
         Ok(shares)
     }

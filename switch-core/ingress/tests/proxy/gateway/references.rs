@@ -185,12 +185,12 @@ fn protocols_of_backends() {
     let endpoint = crate::lab::echo("protocols");
     service(&mut lab, INFRA, "protocols", endpoint);
     lab.add(json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "protocols", "namespace": INFRA},
-        "spec": {"ports": [
-            {"name": "first-port", "port": 8080, "appProtocol": "kubernetes.io/ws"},
-            {"name": "h2c", "port": 8081, "appProtocol": "kubernetes.io/h2c"},
-            {"name": "wss", "port": 8082, "appProtocol": "kubernetes.io/wss"},
-        ]}}));
+    "metadata": {"name": "protocols", "namespace": INFRA},
+    "spec": {"ports": [
+        {"name": "first-port", "port": 8080, "appProtocol": "kubernetes.io/ws"},
+        {"name": "h2c", "port": 8081, "appProtocol": "kubernetes.io/h2c"},
+        {"name": "wss", "port": 8082, "appProtocol": "kubernetes.io/wss"},
+    ]}}));
     lab.add(route("protocols", same(), &[], json!([rule(8080), rule(8081), rule(8082)])));
     lab.publish();
     let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket")];
@@ -202,7 +202,8 @@ fn protocols_of_backends() {
     let mut seen: Vec<_> =
         routes.all().map(|it| (it.path.to_string(), it.settings.protocol)).collect();
     seen.sort_by(|a, b| a.0.cmp(&b.0));
-    let expected = [("/8080", Protocol::Http), ("/8081", Protocol::Grpc), ("/8082", Protocol::Http)];
+    let expected =
+        [("/8080", Protocol::Http), ("/8081", Protocol::Grpc), ("/8082", Protocol::Http)];
     assert_eq!(seen, expected.map(|(path, it)| (path.to_owned(), it)));
 }
 
