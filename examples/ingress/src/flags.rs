@@ -7,7 +7,7 @@ use std::time::Duration;
 use podswitch_ingress::{Options, proxy};
 use podswitch_wire::cidr::Cidr;
 
-/// Routes HTTP by Kubernetes Ingress objects.
+/// Routes HTTP by Ingress objects and by HTTPRoutes of Gateway API.
 #[derive(Debug, clap::Parser)]
 #[command(name = "ingress", version)]
 pub(crate) struct Flags {
@@ -20,7 +20,8 @@ pub(crate) struct Flags {
     /// Kubeconfig; by default the credentials of the pod.
     #[arg(long, value_name = "PATH", requires = "kubernetes")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Address or host name that the status of served Ingresses names. One replica writes it.
+    /// Address or host name that the status of served Ingresses and Gateways names. One replica
+    /// writes it.
     #[arg(long, value_name = "ADDRESS", requires = "kubernetes")]
     publish_address: Vec<String>,
     /// Namespace of the Lease of the replica that writes the status.
@@ -38,16 +39,22 @@ pub(crate) struct Flags {
     /// Address for /metrics and /healthz.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// `spec.controller` of our IngressClasses.
+    /// `spec.controller` of our IngressClasses, `spec.controllerName` of our GatewayClasses.
     #[arg(long, value_name = "NAME", default_value = "podswitch.io/ingress")]
     controller: String,
     /// Value of the annotation `kubernetes.io/ingress.class` that selects us.
     #[arg(long, value_name = "NAME", default_value = "podswitch")]
     class: String,
     /// Secret with the certificate for server names that have none.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = secret)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object)]
     default_certificate: Option<(String, String)>,
-    /// The port of HTTPS that clients see, for redirections.
+    /// Serve this Gateway only: one Deployment for each, as each has an address of its own.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object)]
+    gateway: Option<(String, String)>,
+    /// The port of HTTP that clients see: that of listeners of Gateways, and for redirections.
+    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    http_port: u16,
+    /// The port of HTTPS that clients see: that of listeners of Gateways, and for redirections.
     #[arg(long, value_name = "PORT", default_value_t = 443)]
     https_port: u16,
     /// Do not redirect plain requests of hosts with TLS, unless an annotation says so.
@@ -82,7 +89,7 @@ pub(crate) struct Flags {
     allow_local_endpoints: bool,
 }
 
-fn secret(text: &str) -> Result<(String, String), String> {
+fn object(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('/').filter(|(namespace, name)| {
         !namespace.is_empty() && !name.is_empty() && !name.contains('/')
     });
@@ -97,6 +104,8 @@ impl Flags {
             controller: self.controller.clone(),
             class: self.class.clone(),
             default_certificate: self.default_certificate.clone(),
+            gateway: self.gateway.clone(),
+            gateway_ports: (self.http_port, self.https_port),
             allow_local_endpoints: self.allow_local_endpoints,
         }
     }
@@ -109,6 +118,8 @@ impl Flags {
             addresses: self.publish_address.clone(),
             namespace: self.lease_namespace.clone(),
             identity: format!("{host}_{}", std::process::id()),
+            controller: self.controller.clone(),
+            gateway: self.gateway.clone(),
         })
     }
 
@@ -117,6 +128,7 @@ impl Flags {
         let mut options = proxy::Options {
             http: self.http,
             https: self.https,
+            http_port: self.http_port,
             https_port: self.https_port,
             ssl_redirect: !self.no_ssl_redirect,
             proxy_protocol: self.proxy_protocol,

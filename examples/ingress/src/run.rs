@@ -38,7 +38,8 @@ pub(crate) fn check(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         is_refused |= record.refused;
     }
     let (served, routes) = (compiled.served.len(), compiled.routes.all().count());
-    say::result(format_args!("{served} Ingresses, {routes} routes"));
+    let http_routes = compiled.status.routes.len();
+    say::result(format_args!("{served} Ingresses, {http_routes} HTTPRoutes, {routes} routes"));
     Ok(if is_refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

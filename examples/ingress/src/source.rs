@@ -12,7 +12,7 @@ use crate::flags::Flags;
 /// A source of objects.
 pub(crate) enum Source {
     /// Manifests.
-    Files(Values, Options),
+    Files(Values, Box<Options>),
     /// The API server.
     #[cfg(feature = "kubernetes")]
     Api(Box<crate::api::Api>),
@@ -22,7 +22,7 @@ impl Source {
     /// The source that the flags name.
     pub(crate) fn open(flags: &Flags) -> Result<Self, Box<dyn Error>> {
         match &flags.manifests {
-            Some(path) => Ok(Self::Files(Values::new(path), flags.options())),
+            Some(path) => Ok(Self::Files(Values::new(path), Box::new(flags.options()))),
             None => Self::api(flags),
         }
     }

@@ -207,6 +207,69 @@ fn a_closed_output_ends_nothing() {
     assert_eq!(check.unwrap().code(), Some(0), "the result does not depend on a reader");
 }
 
+/// A Gateway and an HTTPRoute beside the Ingress; the access log names the route.
+#[test]
+fn gateways_of_manifests_are_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = (endpoint("one"), endpoint("two"));
+    fs::write(folder.path().join("web.yaml"), manifests("a.test", "one", one)).unwrap();
+    fs::write(folder.path().join("two.yaml"), manifests("c.test", "two", two)).unwrap();
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ours}
+spec: {controllerName: podswitch.io/ingress}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: door}
+spec:
+  gatewayClassName: ours
+  listeners:
+  - {name: http, port: 80, protocol: HTTP}
+  - {name: other, port: 81, protocol: HTTP}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: door}]
+  hostnames: [shop.test]
+  rules:
+  - backendRefs: [{name: two, port: 80}]
+";
+    fs::write(folder.path().join("gateway.yaml"), gateway).unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("log");
+    let flags = ["--http", "127.0.0.1:0", "--log", log.to_str().unwrap()];
+    let running = Running::start(folder.path(), &flags);
+    let warning = running.line("warning: ");
+    assert!(
+        warning
+            .contains("gateway.yaml:7: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
+        "{warning}"
+    );
+    let http = running.line("HTTP at ");
+    running.line("ready");
+    assert_eq!(get(&http, "shop.test", "/x"), (200, "two".to_owned()));
+    assert_eq!(get(&http, "a.test", "/x"), (200, "one".to_owned()));
+    assert_eq!(get(&http, "b.test", "/x").0, 404);
+    let is_named = || fs::read_to_string(&log).unwrap().contains("\"HTTPRoute/default/shop\"");
+    assert!((0..600).any(|_| is_named() || {
+        thread::sleep(Duration::from_millis(50));
+        false
+    }));
+    drop(running);
+    let check = Command::new(env!("CARGO_BIN_EXE_ingress"))
+        .args(["--check", "--allow-local-endpoints", "--manifests"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(text.contains("2 Ingresses, 1 HTTPRoutes, 3 routes"), "{text}");
+    assert_eq!(check.status.code(), Some(1));
+}
+
 #[test]
 fn check_reports_what_cannot_be_used() {
     let folder = tempfile::tempdir().unwrap();
@@ -221,7 +284,7 @@ fn check_reports_what_cannot_be_used() {
     };
     let good = manifests("a.test", "one", "10.0.0.7:80".parse().unwrap());
     fs::write(&file, &good).unwrap();
-    assert_eq!(check(), (Some(0), "1 Ingresses, 1 routes\n".to_owned()));
+    assert_eq!(check(), (Some(0), "1 Ingresses, 0 HTTPRoutes, 1 routes\n".to_owned()));
     fs::write(&file, good.replace("host: a.test", "host: A_test")).unwrap();
     let (code, text) = check();
     assert_eq!(code, Some(1));

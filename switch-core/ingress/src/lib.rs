@@ -36,6 +36,9 @@
 
 mod annotations;
 mod compile;
+mod filters;
+mod gateway;
+mod gateway_api;
 mod objects;
 mod options;
 mod path;
@@ -43,10 +46,17 @@ mod path;
 pub mod proxy;
 mod routes;
 mod settings;
+mod status;
 
 pub use compile::{Compiled, compile};
+pub use filters::{FieldChanges, Filters, PathChange, RedirectTo};
+pub use gateway::Ask;
 pub use objects::Objects;
 pub use options::Options;
 pub use path::{PathError, normalise};
 pub use routes::{Backend, Certificate, PathKind, Route, Routes, Target};
 pub use settings::{Affinity, Canary, Cors, Protocol, Redirect, Rewrite, SameSite, Settings};
+pub use status::{
+    ClassStatus, Condition, GatewayStatus, ListenerStatus, OneGatewayStatus, ParentRef,
+    ParentStatus, RouteStatus,
+};

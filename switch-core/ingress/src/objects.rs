@@ -8,6 +8,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::gateway_api::{
+    GROUP, GatewayClassSpec, GatewaySpec, GrantSpec, HttpRouteSpec, NamespaceSpec,
+};
+
 /// Namespace and name; the namespace of objects without one is empty.
 pub(crate) type Name = (String, String);
 
@@ -19,6 +23,11 @@ pub struct Objects {
     pub(crate) secrets: BTreeMap<Name, Stored<SecretData>>,
     pub(crate) services: BTreeMap<Name, Stored<ServiceSpec>>,
     pub(crate) slices: BTreeMap<Name, Stored<SliceData>>,
+    pub(crate) gateway_classes: BTreeMap<Name, Stored<GatewayClassSpec>>,
+    pub(crate) gateways: BTreeMap<Name, Stored<GatewaySpec>>,
+    pub(crate) http_routes: BTreeMap<Name, Stored<HttpRouteSpec>>,
+    pub(crate) grants: BTreeMap<Name, Stored<GrantSpec>>,
+    pub(crate) namespaces: BTreeMap<Name, Stored<NamespaceSpec>>,
     /// Objects with fields of wrong types.
     pub(crate) refused: BTreeMap<String, Record>,
 }
@@ -39,6 +48,7 @@ pub(crate) struct Meta {
     labels: Option<Texts>,
     annotations: Option<Texts>,
     pub(crate) creation_timestamp: Option<String>,
+    pub(crate) generation: Option<i64>,
 }
 
 impl Meta {
@@ -144,6 +154,8 @@ pub(crate) struct ServicePort {
     pub(crate) name: Option<String>,
     pub(crate) protocol: Option<String>,
     pub(crate) port: Option<i64>,
+    #[serde(rename = "appProtocol")]
+    pub(crate) app_protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -182,16 +194,33 @@ enum Kind {
     Secret,
     Service,
     Slice,
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    Grant,
+    Namespace,
 }
 
 impl Kind {
     fn of(value: &Value) -> Option<(Self, &'static str)> {
         let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+        if let Some(version) = text("apiVersion").strip_prefix(GROUP)
+            && matches!(version, "/v1" | "/v1beta1")
+        {
+            return Some(match text("kind") {
+                "GatewayClass" => (Self::GatewayClass, "GatewayClass"),
+                "Gateway" => (Self::Gateway, "Gateway"),
+                "HTTPRoute" => (Self::HttpRoute, "HTTPRoute"),
+                "ReferenceGrant" => (Self::Grant, "ReferenceGrant"),
+                _ => return None,
+            });
+        }
         Some(match (text("apiVersion"), text("kind")) {
             ("networking.k8s.io/v1", "Ingress") => (Self::Ingress, "Ingress"),
             ("networking.k8s.io/v1", "IngressClass") => (Self::Class, "IngressClass"),
             ("v1", "Secret") => (Self::Secret, "Secret"),
             ("v1", "Service") => (Self::Service, "Service"),
+            ("v1", "Namespace") => (Self::Namespace, "Namespace"),
             ("discovery.k8s.io/v1", "EndpointSlice") => (Self::Slice, "EndpointSlice"),
             _ => return None,
         })
@@ -253,7 +282,8 @@ impl Objects {
     }
 
     /// Replaces all objects of a kind, as a list of an API server has them. `kind` is one of Ingress,
-    /// IngressClass, Secret, Service and EndpointSlice; others are ignored.
+    /// IngressClass, Secret, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant
+    /// and Namespace; others are ignored.
     pub fn replace(&mut self, kind: &str, values: Vec<Value>) {
         match kind {
             "Ingress" => self.ingresses.clear(),
@@ -261,6 +291,11 @@ impl Objects {
             "Secret" => self.secrets.clear(),
             "Service" => self.services.clear(),
             "EndpointSlice" => self.slices.clear(),
+            "GatewayClass" => self.gateway_classes.clear(),
+            "Gateway" => self.gateways.clear(),
+            "HTTPRoute" => self.http_routes.clear(),
+            "ReferenceGrant" => self.grants.clear(),
+            "Namespace" => self.namespaces.clear(),
             _ => return,
         }
         let prefix = format!("{kind}/");
@@ -302,6 +337,11 @@ impl Objects {
             Kind::Secret => _ = self.secrets.remove(name),
             Kind::Service => _ = self.services.remove(name),
             Kind::Slice => _ = self.slices.remove(name),
+            Kind::GatewayClass => _ = self.gateway_classes.remove(name),
+            Kind::Gateway => _ = self.gateways.remove(name),
+            Kind::HttpRoute => _ = self.http_routes.remove(name),
+            Kind::Grant => _ = self.grants.remove(name),
+            Kind::Namespace => _ = self.namespaces.remove(name),
         }
     }
 
@@ -318,6 +358,11 @@ impl Objects {
             Kind::Service => _ = self.services.insert(name, spec(source, value)?),
             Kind::Secret => _ = self.secrets.insert(name, flat(source, value)?),
             Kind::Slice => _ = self.slices.insert(name, flat(source, value)?),
+            Kind::GatewayClass => _ = self.gateway_classes.insert(name, spec(source, value)?),
+            Kind::Gateway => _ = self.gateways.insert(name, spec(source, value)?),
+            Kind::HttpRoute => _ = self.http_routes.insert(name, spec(source, value)?),
+            Kind::Grant => _ = self.grants.insert(name, spec(source, value)?),
+            Kind::Namespace => _ = self.namespaces.insert(name, spec(source, value)?),
         }
         Ok(())
     }
@@ -371,7 +416,7 @@ fn name_of(value: &Value, kind: Kind) -> Name {
         text.unwrap_or_default().to_owned()
     };
     let namespace = match kind {
-        Kind::Class => String::new(),
+        Kind::Class | Kind::GatewayClass | Kind::Namespace => String::new(),
         _ => match text("namespace") {
             none if none.is_empty() => "default".to_owned(),
             namespace => namespace,

@@ -1,13 +1,15 @@
 //! Compiled routes: immutable, shared by all workers, replaced as a whole.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
 use regex::bytes::Regex;
 
+use crate::filters::Filters;
+use crate::gateway::{Ask, Gateways, Rank};
 use crate::settings::Settings;
 
 /// The routes of all objects.
@@ -21,6 +23,32 @@ pub struct Routes {
     pub(crate) certificates: HashMap<Box<str>, Option<Arc<Certificate>>>,
     pub(crate) wildcard_certificates: HashMap<Box<str>, Option<Arc<Certificate>>>,
     pub(crate) default_certificate: Option<Arc<Certificate>>,
+    /// Listeners and rules of Gateway API.
+    pub(crate) gateways: Gateways<Shares, Arc<Certificate>>,
+}
+
+/// The backends of a rule of an HTTPRoute that share its requests: weights, and where they go.
+#[derive(Clone, Debug)]
+pub(crate) struct Shares(pub(crate) Vec<(u32, Arc<Route>)>);
+
+impl Shares {
+    /// `random`: equally distributed.
+    fn choose(&self, random: impl FnOnce() -> u64) -> Option<&Arc<Route>> {
+        if let [(_, only)] = &*self.0 {
+            return Some(only);
+        }
+        let total: u64 = self.0.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        let mut at = random() % total.max(1);
+        let mut shares = self.0.iter();
+        let chosen = shares.find(|(weight, _)| match at.checked_sub(u64::from(*weight)) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        });
+        chosen.map(|(_, route)| route)
+    }
 }
 
 /// The paths of one host.
@@ -53,7 +81,7 @@ pub enum PathKind {
 /// Where the requests of a host and path go.
 #[derive(Debug)]
 pub struct Route {
-    /// The Ingress: `Ingress/namespace/name`.
+    /// The object: `Ingress/namespace/name` or `HTTPRoute/namespace/name`.
     pub ingress: Cookie,
     /// As written in the rule; empty without one.
     pub host: Box<str>,
@@ -71,6 +99,8 @@ pub struct Route {
     pub canary: Option<Arc<Route>>,
     /// For a path that is a regular expression.
     pub pattern: Option<Regex>,
+    /// Of an HTTPRoute.
+    pub filters: Option<Arc<Filters>>,
 }
 
 /// A port of a Service.
@@ -126,12 +156,47 @@ impl Routes {
         found.map_or(Target::None, Target::Route)
     }
 
+    /// The route of a request, of an Ingress or of an HTTPRoute; `random`: equally distributed, for
+    /// the weights of backends.
+    ///
+    /// Whoever has the more specific host has the request. With hosts that are equally specific, the
+    /// Ingresses have it, and HTTPRoutes what no Ingress matches.
+    pub fn choose(&self, ask: &Ask<'_>, random: impl FnOnce() -> u64) -> Target<'_> {
+        let (rank, rule) = self.gateways.find(ask);
+        if rank.is_none() {
+            return self.find(ask.host, ask.path);
+        }
+        let own = self.rank(ask.host);
+        if own >= rank {
+            let found = self.find(ask.host, ask.path);
+            if own > rank || matches!(found, Target::Route(_)) {
+                return found;
+            }
+        }
+        rule.and_then(|rule| rule.choose(random)).map_or(Target::None, Target::Route)
+    }
+
+    /// How specific the host is that the Ingresses have of a name.
+    fn rank(&self, host: &str) -> Option<Rank> {
+        if self.hosts.contains_key(host) {
+            return Some(Rank::Exact(host.len()));
+        }
+        if let Some((suffix, _)) = self.wildcard(host) {
+            return Some(Rank::Wildcard(suffix.len() + 1));
+        }
+        self.any.all().next().map(|_| Rank::Any)
+    }
+
+    fn wildcard<'h>(&self, host: &'h str) -> Option<(&'h str, &Paths)> {
+        let suffix = &host[host.find('.').filter(|&dot| dot > 0)?..];
+        Some((suffix, self.wildcards.get(suffix)?))
+    }
+
     fn paths(&self, host: &str) -> &Paths {
         if let Some(paths) = self.hosts.get(host) {
             return paths;
         }
-        let wildcard = host.find('.').filter(|&dot| dot > 0);
-        wildcard.and_then(|dot| self.wildcards.get(&host[dot..])).unwrap_or(&self.any)
+        self.wildcard(host).map_or(&self.any, |(_, paths)| paths)
     }
 
     /// The certificate for a server name in lower case (TLS SNI), or the default one.
@@ -146,16 +211,50 @@ impl Routes {
         named.or(self.default_certificate.as_ref())
     }
 
+    /// The certificate for a server name in lower case at a local address, or the default one: of a
+    /// listener of a Gateway if its host is more specific than that of the Ingresses.
+    pub fn certificate_at(&self, address: IpAddr, name: Option<&str>) -> Option<&Arc<Certificate>> {
+        let Some((rank, certificate)) = self.gateways.certificate(address, name) else {
+            return self.certificate(name);
+        };
+        if self.own_name(name).is_some_and(|own| own >= rank) {
+            return self.certificate(name);
+        }
+        certificate.or(self.default_certificate.as_ref())
+    }
+
+    /// Whether certificates depend on the local address.
+    pub fn has_addresses(&self) -> bool {
+        self.gateways.has_addresses()
+    }
+
+    /// How specific the host is that the Ingresses have of a server name. Without a host, they have
+    /// no name.
+    fn own_name(&self, name: Option<&str>) -> Option<Rank> {
+        let name = name?;
+        let by_route = self.rank(name).filter(|rank| *rank > Rank::Any);
+        let by_certificate = || match name.find('.').filter(|&dot| dot > 0) {
+            _ if self.certificates.contains_key(name) => Some(Rank::Exact(name.len())),
+            Some(dot) if self.wildcard_certificates.contains_key(&name[dot..]) => {
+                Some(Rank::Wildcard(name.len() - dot + 1))
+            }
+            _ => None,
+        };
+        by_route.max(by_certificate())
+    }
+
     /// Every certificate.
     pub fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
         let named = self.certificates.values().chain(self.wildcard_certificates.values());
-        named.flatten().chain(&self.default_certificate)
+        let own = named.flatten().chain(&self.default_certificate);
+        own.chain(self.gateways.certificates())
     }
 
     /// Every route.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
         let paths = self.hosts.values().chain(self.wildcards.values()).chain([&self.any]);
-        paths.flat_map(Paths::all)
+        let shares = self.gateways.targets().flat_map(|shares| &shares.0);
+        paths.flat_map(Paths::all).chain(shares.map(|(_, route)| route))
     }
 }
 

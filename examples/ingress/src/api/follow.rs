@@ -18,35 +18,75 @@ pub(super) struct Kind {
     path: &'static str,
     /// Part of every query.
     select: &'static str,
+    /// The API server may not have it, or may not permit it: the others are served without it.
+    is_optional: bool,
+}
+
+/// A kind of Gateway API.
+const fn gateway(name: &'static str, version: &'static str, path: &'static str) -> Kind {
+    Kind { name, version, path, select: "", is_optional: true }
 }
 
 /// The kinds that routes are compiled from. Helm keeps its releases in Secrets, up to 1 MB each.
-pub(super) const KINDS: [Kind; 5] = [
+pub(super) const KINDS: [Kind; 10] = [
     Kind {
         name: "Ingress",
         version: "networking.k8s.io/v1",
         path: "/apis/networking.k8s.io/v1/ingresses",
         select: "",
+        is_optional: false,
     },
     Kind {
         name: "IngressClass",
         version: "networking.k8s.io/v1",
         path: "/apis/networking.k8s.io/v1/ingressclasses",
         select: "",
+        is_optional: false,
     },
     Kind {
         name: "Secret",
         version: "v1",
         path: "/api/v1/secrets",
         select: "&fieldSelector=type%21%3Dhelm.sh%2Frelease.v1",
+        is_optional: false,
     },
-    Kind { name: "Service", version: "v1", path: "/api/v1/services", select: "" },
+    Kind {
+        name: "Service",
+        version: "v1",
+        path: "/api/v1/services",
+        select: "",
+        is_optional: false,
+    },
     Kind {
         name: "EndpointSlice",
         version: "discovery.k8s.io/v1",
         path: "/apis/discovery.k8s.io/v1/endpointslices",
         select: "",
+        is_optional: false,
     },
+    gateway(
+        "GatewayClass",
+        "gateway.networking.k8s.io/v1",
+        "/apis/gateway.networking.k8s.io/v1/gatewayclasses",
+    ),
+    gateway(
+        "Gateway",
+        "gateway.networking.k8s.io/v1",
+        "/apis/gateway.networking.k8s.io/v1/gateways",
+    ),
+    gateway(
+        "HTTPRoute",
+        "gateway.networking.k8s.io/v1",
+        "/apis/gateway.networking.k8s.io/v1/httproutes",
+    ),
+    // Version v1 is younger than clusters in use.
+    gateway(
+        "ReferenceGrant",
+        "gateway.networking.k8s.io/v1beta1",
+        "/apis/gateway.networking.k8s.io/v1beta1/referencegrants",
+    ),
+    // For their labels, which listeners select.
+    gateway("Namespace", "v1", "/api/v1/namespaces"),
 ];
 
 /// What happened.
@@ -87,6 +127,8 @@ enum End {
     /// The version is not known any more: a new list is needed.
     Gone,
     Failed(String),
+    /// Status 403, or 404: the API server does not have the kind.
+    Refused(u16, String),
 }
 
 impl From<String> for End {
@@ -98,13 +140,25 @@ impl From<String> for End {
 /// Follows the kind until nobody receives.
 pub(super) async fn run(client: Client, kind: &'static Kind, changes: Sender<Change>) {
     let mut pause = PAUSES.0;
+    let (mut is_listed, mut is_absent) = (false, false);
     loop {
         let reason = match list(&client, kind, &changes).await {
             Err(End::Gone) => "the list is gone".to_owned(),
-            Err(End::Failed(reason)) => reason,
+            Err(End::Refused(status, reason)) if kind.is_optional => {
+                // Without it; but objects that are known stay while they are only refused.
+                let is_missing = status == 404;
+                let is_news = !is_listed || (is_missing && !is_absent);
+                if is_news && changes.send(Change::Listed(kind.name, Vec::new())).is_err() {
+                    return;
+                }
+                (is_listed, is_absent) = (true, is_missing);
+                if is_missing { String::new() } else { reason }
+            }
+            Err(End::Failed(reason) | End::Refused(_, reason)) => reason,
             Ok(None) => return,
             Ok(Some(mut version)) => {
                 pause = PAUSES.0;
+                (is_listed, is_absent) = (true, false);
                 loop {
                     let before = version.clone();
                     let watched = watch(&client, kind, &mut version, &changes).await;
@@ -115,7 +169,8 @@ pub(super) async fn run(client: Client, kind: &'static Kind, changes: Sender<Cha
                         Ok(true) => {}
                         Ok(false) => return,
                         Err(End::Gone) => break String::new(),
-                        Err(End::Failed(reason)) => {
+                        Err(End::Refused(404, _)) if kind.is_optional => break String::new(),
+                        Err(End::Failed(reason) | End::Refused(_, reason)) => {
                             if !failed(kind, &reason, &changes) {
                                 return;
                             }
@@ -278,7 +333,11 @@ async fn send(client: &Client, path: &str) -> Result<Body, End> {
             }
             let object: Value = serde_json::from_slice(&text).unwrap_or_default();
             let message = object["message"].as_str().unwrap_or_default();
-            Err(End::Failed(refusal(status.into(), message)))
+            let reason = refusal(status.into(), message);
+            Err(match status {
+                403 | 404 => End::Refused(status, reason),
+                _ => End::Failed(reason),
+            })
         }
     }
 }

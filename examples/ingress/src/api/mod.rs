@@ -1,7 +1,8 @@
 //! The API server as the source of objects: lists and watches on a thread of their own. The status
-//! of served Ingresses is written by one replica, the holder of a Lease.
+//! of what is served is written by one replica, the holder of a Lease.
 
 mod follow;
+mod gateway_status;
 mod lease;
 mod status;
 
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use follow::{Change, KINDS};
 pub(crate) use status::Publish;
+use status::Served;
 
 /// Changes that come in this time are compiled together.
 const COALESCE: Duration = Duration::from_millis(30);
@@ -33,7 +35,7 @@ pub(crate) struct Api {
     listed: BTreeSet<&'static str>,
     /// By what failed: what works again does not hide what else fails.
     errors: BTreeMap<&'static str, String>,
-    served: watch::Sender<Vec<(String, String)>>,
+    served: watch::Sender<Served>,
 }
 
 impl Api {
@@ -47,7 +49,7 @@ impl Api {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let client = runtime.block_on(client(kubeconfig))?;
         let (send, changes) = channel();
-        let (served, seen) = watch::channel(Vec::new());
+        let (served, seen) = watch::channel(Served::default());
         thread::Builder::new().name("kubernetes".to_owned()).spawn(move || {
             runtime.block_on(async {
                 for kind in &KINDS {
@@ -62,11 +64,7 @@ impl Api {
         Ok(Self::new(changes, options, served))
     }
 
-    fn new(
-        changes: Receiver<Change>,
-        options: Options,
-        served: watch::Sender<Vec<(String, String)>>,
-    ) -> Self {
+    fn new(changes: Receiver<Change>, options: Options, served: watch::Sender<Served>) -> Self {
         let (objects, listed, errors) = Default::default();
         Self { changes, objects, options, listed, errors, served }
     }
@@ -97,9 +95,10 @@ impl Api {
             return None;
         }
         let compiled = compile(&self.objects, &self.options);
+        let now = Served::new(&compiled);
         self.served.send_if_modified(|served| {
-            let is_new = *served != compiled.served;
-            served.clone_from(&compiled.served);
+            let is_new = *served != now;
+            *served = now;
             is_new
         });
         Some(compiled)
@@ -153,7 +152,7 @@ mod tests {
     #[test]
     fn errors_are_kept_by_source_and_compile_nothing() {
         let (send, changes) = channel();
-        let (served, _seen) = watch::channel(Vec::new());
+        let (served, _seen) = watch::channel(Served::default());
         let mut api = Api::new(changes, Options::default(), served);
         let mut load = |new: Vec<Change>| {
             for change in new {

@@ -1,4 +1,5 @@
-//! `status.loadBalancer.ingress` of the Ingresses that are served.
+//! `status.loadBalancer.ingress` of the Ingresses that are served, and the status of Gateway API's
+//! objects.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -10,7 +11,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
+use podswitch_ingress::{Compiled, GatewayStatus};
+
 use super::follow::Change;
+use super::gateway_status::{Writer, Written};
 use super::lease::{Lease, call};
 
 /// How often the Lease is renewed.
@@ -28,13 +32,30 @@ pub(crate) struct Publish {
     pub(crate) namespace: String,
     /// Distinguishes replicas.
     pub(crate) identity: String,
+    /// Our name in the status of routes.
+    pub(crate) controller: String,
+    /// The only Gateway that is served.
+    pub(crate) gateway: Option<(String, String)>,
+}
+
+/// What is served.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Served {
+    ingresses: Vec<(String, String)>,
+    gateways: GatewayStatus,
+}
+
+impl Served {
+    pub(super) fn new(compiled: &Compiled) -> Self {
+        Self { ingresses: compiled.served.clone(), gateways: compiled.status.clone() }
+    }
 }
 
 /// Writes the status while the Lease is held.
 pub(super) async fn run(
     client: Client,
     publish: Publish,
-    mut served: watch::Receiver<Vec<(String, String)>>,
+    mut served: watch::Receiver<Served>,
     changes: Sender<Change>,
 ) {
     let points: Vec<Value> = publish
@@ -45,6 +66,12 @@ pub(super) async fn run(
             Err(_) => json!({"hostname": text}),
         })
         .collect();
+    let writer = Writer {
+        controller: publish.controller,
+        only: publish.gateway,
+        addresses: publish.addresses,
+    };
+    let mut told = Written::new();
     let mut lease = Lease::new(&publish.namespace, "podswitch-ingress", publish.identity);
     // What was written as the holder.
     let mut written: HashSet<(String, String)> = HashSet::new();
@@ -55,15 +82,16 @@ pub(super) async fn run(
             _ = ticks.tick() => {}
             Ok(()) = served.changed() => {}
         }
-        let names = served.borrow_and_update().clone();
+        let Served { ingresses: names, gateways } = served.borrow_and_update().clone();
         let round = async {
             if !lease.hold(&client).await? {
                 written.clear();
+                told.clear();
                 return Ok(());
             }
             written.retain(|name| names.contains(name));
             // One that fails does not keep the others from being written.
-            let mut result = Ok::<(), String>(());
+            let mut result = writer.write(&client, &gateways, &mut told).await;
             for name in names {
                 if !written.contains(&name) {
                     match write(&client, &name, &points).await {

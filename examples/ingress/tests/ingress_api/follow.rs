@@ -14,14 +14,14 @@ use crate::server::Server;
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// The program, and what it says.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Program {
     /// Starts it with the API server at an address.
-    fn start(address: SocketAddr) -> Self {
+    pub(crate) fn start(address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kubeconfig = folder.path().join("config");
         let text = format!(
@@ -51,7 +51,7 @@ impl Program {
     }
 
     /// The rest of the next line that begins like this.
-    fn line(&self, start: &str) -> String {
+    pub(crate) fn line(&self, start: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(LONG).unwrap_or_else(|_| panic!("no {start:?}"));
             if let Some(rest) = line.strip_prefix(start) {
@@ -68,7 +68,7 @@ impl Drop for Program {
     }
 }
 
-fn status(address: &str, host: &str) -> u16 {
+pub(crate) fn status(address: &str, host: &str) -> u16 {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
     write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
@@ -77,7 +77,7 @@ fn status(address: &str, host: &str) -> u16 {
     text.split(' ').nth(1).and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
-fn wait_status(address: &str, host: &str, expected: u16) {
+pub(crate) fn wait_status(address: &str, host: &str, expected: u16) {
     let is_so = (0..600).any(|_| {
         thread::sleep(Duration::from_millis(50));
         status(address, host) == expected

@@ -5,6 +5,8 @@
 #[cfg(feature = "kubernetes")]
 mod follow;
 #[cfg(feature = "kubernetes")]
+mod gateway;
+#[cfg(feature = "kubernetes")]
 mod server;
 
 #[cfg(not(feature = "kubernetes"))]

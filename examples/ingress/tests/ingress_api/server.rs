@@ -1,6 +1,6 @@
 //! A server that has the API of Kubernetes as far as the program needs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -25,6 +25,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Vec<String>,
     /// Requests for these kinds, by their plural, are refused with status 403 and a message.
     pub(crate) denied: BTreeMap<&'static str, &'static str>,
+    /// Kinds, by their plural, that the server does not have: status 404.
+    pub(crate) missing: BTreeSet<&'static str>,
 }
 
 impl Server {
@@ -99,13 +101,15 @@ impl Server {
         self.inner.lock().unwrap().requests.push(format!("{method} {target}"));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let plural = path.rsplit('/').next()?;
-        let is_list = !path.contains("/namespaces/");
+        // An object without a namespace has its own path, too.
+        let is_list = !path.contains("/namespaces/") && self.get(path).is_none();
         let of = |path: &str| path.rsplit('/').nth(1) == Some(plural);
         let from = query.split('&').find_map(|it| it.strip_prefix("resourceVersion="));
         let denied = self.inner.lock().unwrap().denied.clone();
         let denied = path.split('/').find_map(|part| denied.get(part).copied());
+        let is_missing = self.inner.lock().unwrap().missing.contains(plural);
         let answer = match method {
-            _ if denied.is_some() => None,
+            _ if denied.is_some() || is_missing => None,
             "GET" if query.contains("watch=1") => {
                 return self.watch(stream, &of, from?.parse().ok()?);
             }
@@ -125,8 +129,11 @@ impl Server {
             "PATCH" => {
                 let path = path.strip_suffix("/status")?;
                 let mut object = self.get(path)?;
+                let (seen, own) = (&body["metadata"], &object["metadata"]);
+                let is_current =
+                    seen.is_null() || seen["resourceVersion"] == own["resourceVersion"];
                 object["status"] = body["status"].clone();
-                Some(self.put(path, object))
+                is_current.then(|| self.put(path, object))
             }
             _ => None,
         };

@@ -2,6 +2,7 @@
 
 mod backend;
 mod class;
+mod gateway;
 mod records;
 mod rules;
 mod tls;
@@ -11,6 +12,7 @@ use podswitch_kubernetes::Record;
 use crate::objects::Objects;
 use crate::options::Options;
 use crate::routes::Routes;
+use crate::status::GatewayStatus;
 use backend::Backends;
 use class::Class;
 use records::{Records, Subject};
@@ -24,6 +26,8 @@ pub struct Compiled {
     pub records: Vec<Record>,
     /// Namespace and name of each Ingress that is served, for its status.
     pub served: Vec<(String, String)>,
+    /// What the status of Gateway API's objects is to say.
+    pub status: GatewayStatus,
 }
 
 /// Compiles the objects. Objects with errors are left out; the others are not affected.
@@ -52,9 +56,10 @@ pub fn compile(objects: &Objects, options: &Options) -> Compiled {
         builder.add(name, ingress, &mut backends, &mut records);
         served.push(name.clone());
     }
-    backends.report(&mut records);
     let mut routes = builder.build(&mut records);
+    let status = gateway::add(&mut routes, objects, options, &mut backends, &mut records);
+    backends.report(&mut records);
     tls::add(&mut routes, objects, &served, options, &mut records);
     served.sort();
-    Compiled { routes, records: records.list, served }
+    Compiled { routes, records: records.list, served, status }
 }

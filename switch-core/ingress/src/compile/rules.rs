@@ -17,7 +17,7 @@ use crate::routes::{Backend, PathKind, Paths, Route, Routes};
 use crate::settings::Settings;
 
 /// Largest compiled form of a regular expression, in bytes.
-const MAX_PATTERN: usize = 1 << 18;
+pub(super) const MAX_PATTERN: usize = 1 << 18;
 
 /// Longest path of a rule, in bytes; longer ones match no request.
 const MAX_PATH: usize = 4096;
@@ -57,6 +57,7 @@ impl Common<'_> {
             is_tls: self.tls.iter().any(|tls| tls.is_none_or(|tls| covers(tls, host))),
             canary: None,
             pattern: None,
+            filters: None,
         }
     }
 }
@@ -322,7 +323,7 @@ fn backend(
     }
 }
 
-fn without_service(namespace: &str, reason: &str) -> Backend {
+pub(super) fn without_service(namespace: &str, reason: &str) -> Backend {
     Backend {
         namespace: namespace.into(),
         name: format!("{namespace}/").into(),
@@ -350,7 +351,7 @@ fn kind(rule: &PathRule, settings: &Settings) -> Result<PathKind, Fault> {
 }
 
 /// Under which text a path is looked up.
-fn key(kind: PathKind, path: &str) -> Result<(PathKind, String), Fault> {
+pub(super) fn key(kind: PathKind, path: &str) -> Result<(PathKind, String), Fault> {
     if path.len() > MAX_PATH {
         return Err(("path", format!("has {} bytes, more than {MAX_PATH}", path.len())));
     }
@@ -390,7 +391,7 @@ fn compiled(path: &str) -> Result<Regex, String> {
 }
 
 /// A DNS name in lower case, with `*.` before it for a wildcard; empty for every host.
-fn valid_host(host: &str) -> Result<(), String> {
+pub(super) fn valid_host(host: &str) -> Result<(), String> {
     let name = host.strip_prefix("*.").unwrap_or(host);
     if host.is_empty() {
         return Ok(());

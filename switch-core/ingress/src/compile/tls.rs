@@ -146,7 +146,7 @@ fn get(objects: &Objects, name: &Name, known: &mut Known) -> Result<Arc<Certific
 
 /// The API server checks that Secrets of type kubernetes.io/tls have both keys; those of type Opaque,
 /// the default, are used if they have.
-fn certificate(name: &Name, secret: &SecretData) -> Result<Certificate, String> {
+pub(super) fn certificate(name: &Name, secret: &SecretData) -> Result<Certificate, String> {
     let kind = secret.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("Opaque");
     if kind != "kubernetes.io/tls" && kind != "Opaque" {
         return Err(format!("is of type {}, not kubernetes.io/tls or Opaque", quote(kind)));

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ use super::frames::FramedStream;
 use super::headers::Origin;
 use super::local::{Local, LocalExecutor};
 use super::metrics::Reason;
-use super::{proxy_protocol, service};
+use super::{proxy_protocol, service, tls};
 
 /// Serves a connection until it ends.
 pub(super) async fn serve(
@@ -33,7 +33,9 @@ pub(super) async fn serve(
     is_tls: bool,
 ) {
     let shared = local.shared.clone();
-    let port = stream.local_addr().map_or(0, |address| address.port());
+    let local_address = stream.local_addr();
+    let port = local_address.as_ref().map_or(0, SocketAddr::port);
+    let address = local_address.map_or(Ipv4Addr::UNSPECIFIED.into(), |it| it.ip().to_canonical());
     _ = stream.set_nodelay(true);
     let is_known = |peer: SocketAddr| {
         let address = peer.ip().to_canonical();
@@ -49,12 +51,12 @@ pub(super) async fn serve(
         }
     }
     let is_trusted = is_sender_known && is_known(peer);
-    let origin = Origin { peer, is_tls, is_trusted, port };
+    let origin = Origin { peer, address, is_tls, is_trusted, port };
     let (stream, taken) = Counted::new(stream);
     if !is_tls {
         return serve_http1(local, stream, taken, origin).await;
     }
-    let accepting = TlsAcceptor::from(shared.tls.clone()).accept(stream);
+    let accepting = TlsAcceptor::from(tls::at(&shared.tls, &shared.state, address)).accept(stream);
     let Ok(Ok(stream)) = timeout(shared.options.head_timeout, accepting).await else {
         return shared.metrics.refused(Reason::TlsHandshake);
     };

@@ -73,6 +73,8 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Origin {
     pub(super) peer: SocketAddr,
+    /// The local address of the connection.
+    pub(super) address: IpAddr,
     pub(super) is_tls: bool,
     /// Whether the peer's `X-Forwarded-*` are believed.
     pub(super) is_trusted: bool,
@@ -191,7 +193,8 @@ mod tests {
             headers.append(FORWARDED_FOR, HeaderValue::from_static(line));
         }
         let peer = SocketAddr::from(([10, 0, 0, 1], 4711));
-        let origin = Origin { peer, is_tls: false, is_trusted, port: 80 };
+        let address = peer.ip();
+        let origin = Origin { peer, address, is_tls: false, is_trusted, port: 80 };
         forwarded(&mut headers, &origin, peer.ip(), "a.test", "1");
         let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
         assert_eq!(lines.len(), 1);
@@ -203,6 +206,7 @@ mod tests {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let origin = Origin {
             peer: SocketAddr::from(([10, 0, 0, 1], 4711)),
+            address: IpAddr::from([10, 0, 0, 9]),
             is_tls: false,
             is_trusted: true,
             port: 80,

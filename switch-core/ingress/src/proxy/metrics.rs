@@ -59,6 +59,8 @@ pub(super) enum Reason {
     SourceRange,
     /// An annotation closes the route.
     Closed,
+    /// The rule of an HTTPRoute or its backend cannot be used.
+    BackendInvalid,
     /// The backend has no endpoints.
     NoEndpoints,
     /// No endpoint accepts connections.
@@ -74,7 +76,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 24] = [
         Self::ConnectionLimit,
         Self::ProxyHeader,
         Self::TlsHandshake,
@@ -92,6 +94,7 @@ impl Reason {
         Self::NoRoute,
         Self::SourceRange,
         Self::Closed,
+        Self::BackendInvalid,
         Self::NoEndpoints,
         Self::Connect,
         Self::EndpointTimeout,
@@ -120,6 +123,7 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::SourceRange => "source_range",
             Self::Closed => "closed",
+            Self::BackendInvalid => "backend_invalid",
             Self::NoEndpoints => "no_endpoints",
             Self::Connect => "connect",
             Self::EndpointTimeout => "endpoint_timeout",
@@ -141,6 +145,7 @@ impl Reason {
             Self::BodyTooLarge => 413,
             Self::NoRoute => 404,
             Self::SourceRange => 403,
+            Self::BackendInvalid => 500,
             Self::Connect | Self::Endpoint | Self::Tunnel => 502,
             Self::EndpointTimeout | Self::TunnelTimeout => 504,
         }

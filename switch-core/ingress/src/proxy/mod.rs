@@ -17,6 +17,7 @@ mod clock;
 mod connection;
 mod cors;
 mod counted;
+mod filtered;
 mod forward;
 mod frames;
 mod headers;
@@ -25,6 +26,7 @@ mod listen;
 mod local;
 mod log;
 mod metrics;
+mod objects;
 mod options;
 mod pool;
 mod proxy_protocol;
@@ -149,7 +151,9 @@ pub struct MetricsReader(Arc<Shared>);
 impl MetricsReader {
     /// In the Prometheus text format.
     pub fn text(&self) -> String {
-        self.0.metrics.text()
+        let mut text = self.0.metrics.text();
+        self.0.state.load().objects.text(&mut text);
+        text
     }
 
     /// Whether every worker runs.

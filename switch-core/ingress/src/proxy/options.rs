@@ -12,6 +12,8 @@ pub struct Options {
     pub http: Option<SocketAddr>,
     /// Address for HTTPS.
     pub https: Option<SocketAddr>,
+    /// The port of HTTP that clients see, for redirections.
+    pub http_port: u16,
     /// The port of HTTPS that clients see, for redirections.
     pub https_port: u16,
     /// Worker threads.
@@ -46,6 +48,7 @@ impl Default for Options {
         Self {
             http: None,
             https: None,
+            http_port: 80,
             https_port: 443,
             workers: std::thread::available_parallelism().map_or(1, |n| n.get()),
             ssl_redirect: true,

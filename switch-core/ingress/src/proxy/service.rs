@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::body::{Progress, RequestBody};
 use super::forward::{Answer, Failed, forward};
@@ -18,9 +18,10 @@ use super::headers::{self, Origin};
 use super::local::Local;
 use super::log::Entry;
 use super::metrics::Reason;
+use super::objects::Responses;
 use super::request::Asked;
 use super::response::{Finish, ResponseBody};
-use super::{affinity, canary, cors, tunnel};
+use super::{affinity, canary, cors, filtered, tunnel};
 use crate::path::normalise;
 use crate::routes::{Route, Target};
 use crate::settings::{Protocol, Settings};
@@ -31,6 +32,8 @@ struct Exchange {
     start: Instant,
     client: IpAddr,
     route: Option<Arc<Route>>,
+    /// Those of the route's object.
+    responses: Option<Arc<Responses>>,
     endpoint: Option<std::net::SocketAddr>,
     progress: Option<Rc<Progress>>,
     entry: Option<Box<Entry>>,
@@ -54,6 +57,7 @@ pub(super) async fn serve(
         start,
         client,
         route: None,
+        responses: None,
         endpoint: None,
         progress: None,
         entry,
@@ -85,6 +89,9 @@ impl Exchange {
         if !response.headers().contains_key(header::SERVER) {
             response.headers_mut().insert(header::SERVER, HeaderValue::from_static("podswitch"));
         }
+        if let Some(responses) = &self.responses {
+            responses.add(response.status().as_u16());
+        }
         if let Some(entry) = &mut self.entry {
             entry.route = self.route.take();
             entry.endpoint = self.endpoint;
@@ -112,12 +119,14 @@ async fn answer(
     // What follows an ambiguous head on the connection cannot be trusted.
     let asked = Asked::read(&parts).inspect_err(|_| exchange.close = true)?;
     let state = exchange.local.shared.state.load_full();
-    let route = match state.routes.find(&asked.host, &asked.path) {
+    let random = || exchange.local.random();
+    let route = match filtered::route(&state.routes, &parts, &asked, &origin, random) {
         Target::Route(route) => canary::choose(route, &parts.headers, || exchange.local.random()),
         Target::None => return Err(Reason::NoRoute),
     };
     let route = route.clone();
     exchange.route = Some(route.clone());
+    exchange.responses = state.objects.get(&route.ingress).cloned();
     let settings = &*route.settings;
     if settings.closed.is_some() {
         return Err(Reason::Closed);
@@ -127,6 +136,18 @@ async fn answer(
         return Err(Reason::SourceRange);
     }
     let is_tls = origin.is_tls || headers::is_forwarded_tls(&parts.headers, &origin);
+    let filters = route.filters.as_deref();
+    if let Some(to) = filters.and_then(|filters| filters.redirect.as_ref()) {
+        let options = &exchange.local.shared.options;
+        let ports = (options.http_port, options.https_port);
+        let location = filtered::location(to, &asked, is_tls, ports)?;
+        let mut response = moved(to.status, &location);
+        filtered::response(response.headers_mut(), &route);
+        return Ok(response);
+    }
+    if filters.is_some_and(|filters| filters.invalid.is_some()) {
+        return Err(Reason::BackendInvalid);
+    }
     if let Some(response) = redirect(exchange, &route, &asked, is_tls) {
         return Ok(response);
     }
@@ -166,7 +187,14 @@ async fn answer(
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol);
     }
-    let sent = forward(&exchange.local, &route, first, Request::from_parts(parts, body)).await;
+    let sending = forward(&exchange.local, &route, first, Request::from_parts(parts, body));
+    let limit = filters.and_then(|filters| filters.timeout).filter(|limit| !limit.is_zero());
+    let sent = match limit {
+        None => sending.await,
+        Some(limit) => timeout_at(exchange.start + limit, sending)
+            .await
+            .unwrap_or(Err(Failed { reason: Reason::EndpointTimeout, endpoint: None })),
+    };
     let Answer { response, endpoint, give_back } =
         sent.map_err(|Failed { reason, endpoint }| {
             exchange.endpoint = endpoint;
@@ -194,6 +222,7 @@ async fn answer(
     if let Some((cors, origin)) = &allowed {
         cors::add(cors, origin, false, response.headers_mut());
     }
+    filtered::response(response.headers_mut(), &route);
     Ok(response)
 }
 
@@ -268,11 +297,15 @@ fn prepare(
         entry.request_id = Some(request_id.clone());
     }
     headers::forwarded(headers, origin, client, &asked.authority, &request_id);
-    let target = match rewritten(route, &asked.path) {
-        Some(text) => rewritten_target(&text, asked.query.as_deref())?,
-        None => asked.target(&asked.path),
+    let filters = route.filters.as_deref();
+    let target = match (rewritten(route, &asked.path), filters.and_then(|it| it.path.as_ref())) {
+        (Some(text), _) => rewritten_target(&text, asked.query.as_deref())?,
+        (None, Some(change)) => asked.target(&change.apply(&asked.path)),
+        (None, None) => asked.target(&asked.path),
     };
-    let host = route.settings.upstream_vhost.as_deref().unwrap_or(&asked.authority);
+    let host = filters.and_then(|it| it.host.as_ref()).or(route.settings.upstream_vhost.as_ref());
+    let host = host.map_or(&*asked.authority, |host| host);
+    filtered::change(headers, filters.map_or(&[][..], |it| &it.request));
     match route.settings.protocol {
         Protocol::Http | Protocol::Https => {
             parts.version = Version::HTTP_11;

@@ -1,6 +1,6 @@
 //! Routes in force, with what the proxy makes of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -8,6 +8,7 @@ use podswitch_core::id::Cookie;
 use podswitch_kubernetes::{Action, Record};
 use rustls::sign::CertifiedKey;
 
+use super::objects::Objects;
 use super::options::Options;
 use super::{affinity, keys as certificates};
 use crate::routes::{Certificate, Routes};
@@ -20,6 +21,8 @@ pub(super) struct State {
     keys: HashMap<Cookie, (Arc<Certificate>, Arc<CertifiedKey>)>,
     /// Values of affinity cookies.
     pub(super) cookies: HashMap<SocketAddr, Box<str>>,
+    /// Counters by object.
+    pub(super) objects: Objects,
 }
 
 impl State {
@@ -56,13 +59,14 @@ impl State {
                 .entry(*endpoint)
                 .or_insert_with(|| affinity::value(&options.affinity_key, *endpoint));
         }
-        (Self { routes, keys, cookies }, records)
+        let objects = Objects::new(routes.all().map(|route| &route.ingress), &before.objects);
+        (Self { routes, keys, cookies, objects }, records)
     }
 
-    /// The key for a server name; the default one if the name's own cannot be used.
-    pub(super) fn key(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+    /// The key for a server name at a local address; the default one if the name's own cannot be used.
+    pub(super) fn key(&self, address: IpAddr, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         let of = |certificate: &Arc<Certificate>| Some(&self.keys.get(&certificate.secret)?.1);
-        let named = self.routes.certificate(name).and_then(of);
+        let named = self.routes.certificate_at(address, name).and_then(of);
         named.or_else(|| self.routes.certificate(None).and_then(of))
     }
 }

@@ -1,6 +1,7 @@
 //! TLS: certificates chosen by server name from the routes in force.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,12 +16,16 @@ use super::state::State;
 
 /// Looks certificates up in the state in force.
 #[derive(Debug)]
-struct ByName(Arc<ArcSwap<State>>);
+struct ByName {
+    state: Arc<ArcSwap<State>>,
+    /// The local address of the connection.
+    address: IpAddr,
+}
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls gives the name in lower case, and only if it is a valid DNS name.
-        self.0.load().key(hello.server_name()).cloned()
+        self.state.load().key(self.address, hello.server_name()).cloned()
     }
 }
 
@@ -29,10 +34,25 @@ pub(super) fn server(state: Arc<ArcSwap<State>>) -> io::Result<Arc<ServerConfig>
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName(state)));
+        .with_cert_resolver(Arc::new(ByName { state, address: Ipv4Addr::UNSPECIFIED.into() }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = provider::Ticketer::new().map_err(io::Error::other)?;
     Ok(Arc::new(config))
+}
+
+/// For a connection at a local address, where Gateways ask for addresses: they have certificates of
+/// their own. Tickets are shared.
+pub(super) fn at(
+    config: &Arc<ServerConfig>,
+    state: &Arc<ArcSwap<State>>,
+    address: IpAddr,
+) -> Arc<ServerConfig> {
+    if !state.load().routes.has_addresses() {
+        return config.clone();
+    }
+    let mut config = ServerConfig::clone(config);
+    config.cert_resolver = Arc::new(ByName { state: state.clone(), address });
+    Arc::new(config)
 }
 
 /// For endpoints that speak TLS. Their certificates are not verified: pods have no names that an

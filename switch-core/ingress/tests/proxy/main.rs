@@ -4,6 +4,7 @@
 mod annotations;
 mod bad_input;
 mod conformance;
+mod gateway;
 mod lab;
 mod slow_clients;
 mod tls;
