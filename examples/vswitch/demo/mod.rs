@@ -73,6 +73,9 @@ fn examine(world: &mut World, report: &mut Report) -> Done {
     checks::packets(world, report)?;
     checks::policy(world, report)?;
     checks::services(world, report)?;
+    checks::names(world, report)?;
+    #[cfg(feature = "ingress")]
+    checks::https(world, report)?;
     checks::spoofing(world, report)?;
     checks::tunnel_spoofing(world, report)?;
     checks::attachment(world, report)?;
