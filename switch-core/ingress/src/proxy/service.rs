@@ -98,6 +98,7 @@ impl Exchange {
             refused,
             broken: None,
             entry: self.entry,
+            held: None,
         };
         response.map(|body| body.finish(finish))
     }
