@@ -332,6 +332,17 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
+/// What is known of heads that arrive in parts of this size: the number of the first ambiguous one,
+/// and whether the last has begun.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn scanned(bytes: &[u8], part: usize) -> (u64, bool) {
+    let seen = Heads::new();
+    let mut scan = Scan::new(seen.clone());
+    let mut parts = bytes.chunks(part);
+    while parts.next().is_some_and(|part| scan.feed(part)) {}
+    (seen.0.ambiguous.load(Relaxed), seen.0.has_begun.load(Relaxed))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt as _;
@@ -343,16 +354,7 @@ mod tests {
     fn scanned(text: &str) -> Option<u64> {
         let results: Vec<_> = [1, 2, 7, usize::MAX]
             .into_iter()
-            .map(|size| {
-                let seen = Heads::new();
-                let mut scan = Scan::new(seen.clone());
-                for part in text.as_bytes().chunks(size.min(text.len())) {
-                    if !scan.feed(part) {
-                        break;
-                    }
-                }
-                seen.0.ambiguous.load(Relaxed)
-            })
+            .map(|size| super::scanned(text.as_bytes(), size).0)
             .collect();
         assert!(results.iter().all(|result| *result == results[0]), "{results:?} of {text:?}");
         (results[0] != u64::MAX).then_some(results[0])

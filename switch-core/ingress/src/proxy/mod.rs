@@ -19,6 +19,8 @@ mod cors;
 mod counted;
 mod forward;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod headers;
 mod keys;
 mod listen;
