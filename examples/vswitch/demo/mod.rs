@@ -27,8 +27,9 @@ use world::World;
 ///
 /// Creates two nodes with pods on TAP and AF_PACKET ports, a network between the nodes, and a host
 /// outside, all in network namespaces; runs a switch for each node, connected by a VXLAN tunnel;
-/// and sends IPv4 and IPv6 traffic between real sockets, under policies and through Services. Needs
-/// root, or a system that lets ordinary users create user namespaces. Takes about thirty seconds.
+/// and sends IPv4 and IPv6 traffic between real sockets, under policies, through Services, and by
+/// name; with the feature `ingress` by HTTPS through a proxy that is a pod, too. Needs root, or a
+/// system that lets ordinary users create user namespaces. Takes about thirty seconds.
 ///
 /// Exit status: 0 all checks passed, 1 one failed or something cannot be set up.
 #[derive(clap::Args, Debug)]
@@ -73,6 +74,11 @@ fn examine(world: &mut World, report: &mut Report) -> Done {
     checks::packets(world, report)?;
     checks::policy(world, report)?;
     checks::services(world, report)?;
+    checks::names(world, report)?;
+    #[cfg(feature = "ingress")]
+    checks::https(world, report)?;
+    #[cfg(not(feature = "ingress"))]
+    report.progress("no HTTPS host: it needs a build with --features ingress");
     checks::spoofing(world, report)?;
     checks::tunnel_spoofing(world, report)?;
     checks::attachment(world, report)?;

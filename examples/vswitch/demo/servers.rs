@@ -1,5 +1,5 @@
 //! Servers in pods, at the backend port of the Services: each reports its pod and the client's
-//! address, over TCP and UDP, and echoes TCP data. And their clients.
+//! address, over TCP and UDP, and echoes TCP data; or its pod alone, over HTTP. And their clients.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,6 +12,8 @@ use podswitch_linux::NetNs;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::sockets::{self, Outcome, PATIENCE, RETRY, TRIES};
+#[cfg(feature = "ingress")]
+use super::world::HTTP_PORT;
 use super::world::{DemoPod, TARGET_PORT};
 
 /// How often servers check whether to stop.
@@ -29,18 +31,34 @@ impl Servers {
         let mut servers = Self { stop: Arc::default(), threads: Vec::new() };
         let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, TARGET_PORT));
         for pod in pods {
-            // Both families.
-            let listener = sockets::open(&pod.namespace, || TcpListener::bind(at))?;
-            set_socket_timeout(&listener, Timeout::Recv, Some(STOP_INTERVAL))
-                .map_err(|e| e.to_string())?;
+            servers.listen(pod, TARGET_PORT, serve)?;
             let socket = sockets::open(&pod.namespace, || UdpSocket::bind(at))?;
             socket.set_read_timeout(Some(STOP_INTERVAL)).map_err(|e| e.to_string())?;
             let (name, stop) = (pod.name, Arc::clone(&servers.stop));
-            servers.threads.push(thread::spawn(move || accept(&listener, name, &stop)));
-            let stop = Arc::clone(&servers.stop);
             servers.threads.push(thread::spawn(move || answer(&socket, name, &stop)));
         }
         Ok(servers)
+    }
+
+    /// Starts HTTP servers in these pods.
+    #[cfg(feature = "ingress")]
+    pub(super) fn start_http<'a>(pods: impl IntoIterator<Item = &'a DemoPod>) -> Outcome<Self> {
+        let mut servers = Self { stop: Arc::default(), threads: Vec::new() };
+        for pod in pods {
+            servers.listen(pod, HTTP_PORT, serve_http)?;
+        }
+        Ok(servers)
+    }
+
+    /// Listens in a pod, at its addresses of both families.
+    fn listen(&mut self, pod: &DemoPod, port: u16, serve: Serve) -> Outcome<()> {
+        let at = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let listener = sockets::open(&pod.namespace, || TcpListener::bind(at))?;
+        set_socket_timeout(&listener, Timeout::Recv, Some(STOP_INTERVAL))
+            .map_err(|e| e.to_string())?;
+        let (name, stop) = (pod.name, Arc::clone(&self.stop));
+        self.threads.push(thread::spawn(move || accept(&listener, name, &stop, serve)));
+        Ok(())
     }
 }
 
@@ -54,7 +72,10 @@ impl Drop for Servers {
     }
 }
 
-fn accept(listener: &TcpListener, name: &'static str, stop: &AtomicBool) {
+/// Serves a connection: with the pod's name and the client's address.
+type Serve = fn(&TcpStream, &str, IpAddr) -> Option<()>;
+
+fn accept(listener: &TcpListener, name: &'static str, stop: &AtomicBool, serve: Serve) {
     while !stop.load(Relaxed) {
         if let Ok((stream, peer)) = listener.accept() {
             // It ends with its client, which has a timeout.
@@ -69,6 +90,19 @@ fn serve(mut stream: &TcpStream, name: &str, peer: IpAddr) -> Option<()> {
     writeln!(stream, "{name} {peer}").ok()?;
     sockets::echo(stream);
     Some(())
+}
+
+/// One request after the other, until the client ends the connection.
+#[cfg(feature = "ingress")]
+fn serve_http(mut stream: &TcpStream, name: &str, _: IpAddr) -> Option<()> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_write_timeout(Some(PATIENCE)).ok()?;
+    let mut lines = BufReader::new(stream).lines();
+    loop {
+        while !lines.next()?.ok()?.is_empty() {}
+        let length = name.len();
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}").ok()?;
+    }
 }
 
 fn answer(socket: &UdpSocket, name: &str, stop: &AtomicBool) {

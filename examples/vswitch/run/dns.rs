@@ -194,6 +194,14 @@ fn report(before: &Trouble, now: &Trouble) {
     if before.has_no_server && !now.has_no_server {
         tracing::info!(target: "dns", "the node's own resolver has a server for names outside the cluster again");
     }
+    for (file, error) in &now.unreadable {
+        if before.unreadable.get(file) != Some(error) {
+            tracing::warn!(target: "dns", file = %file.display(), %error, "the file cannot be read; the servers that it named before stay in force");
+        }
+    }
+    for file in before.unreadable.keys().filter(|file| !now.unreadable.contains_key(*file)) {
+        tracing::info!(target: "dns", file = %file.display(), "the file can be read again");
+    }
     for (zone, server) in now.loops.difference(&before.loops) {
         tracing::warn!(target: "dns", %zone, %server, "the server forwards queries back to the node's own resolver; it is not asked for names of this zone");
     }

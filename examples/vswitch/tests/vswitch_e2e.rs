@@ -213,6 +213,7 @@ fn the_demo_passes() {
         "path MTU",
         "policy: blue → cyan is denied",
         "Services: NodePort of node two",
+        "DNS: white asks for api.default.svc",
         "spoofed VXLAN",
         "counters of node two",
     ] {
@@ -220,6 +221,8 @@ fn the_demo_passes() {
             if tap::is_available().is_ok() { kind } else { &kind.replace("TAP", "AF_PACKET") };
         assert!(names.iter().any(|name| name.starts_with(kind)), "no check of {kind}");
     }
+    let has_https = names.iter().any(|name| name.starts_with("HTTPS: a cookie keeps the client"));
+    assert_eq!(has_https, cfg!(feature = "ingress"));
     assert!(checks.len() > 200);
     let measured = report["measurements"].as_array().expect("a list");
     for (name, unit) in

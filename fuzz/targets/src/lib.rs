@@ -11,6 +11,7 @@ mod engine;
 mod fragments;
 mod gro;
 mod headers;
+mod ingress;
 mod manifests;
 mod parse;
 mod pieces;
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "parse", max_len: 2048, run: parse::run },
     Target { name: "headers", max_len: 512, run: headers::run },
     Target { name: "vxlan", max_len: 512, run: vxlan::run },
@@ -40,6 +41,8 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "manifests", max_len: 8192, run: manifests::run },
     Target { name: "cni", max_len: 4096, run: cni::run },
     Target { name: "dns", max_len: 1024, run: dns::run },
+    Target { name: "ingress", max_len: 8192, run: ingress::run },
+    Target { name: "ingress_head", max_len: 2048, run: podswitch_ingress::proxy::fuzz::head },
 ];
 
 /// Runs the target with that name.

@@ -107,7 +107,9 @@ targets! {
     capture: 20_000,
     manifests: 5_000,
     cni: 20_000,
-    dns: 50_000
+    dns: 50_000,
+    ingress: 5_000,
+    ingress_head: 20_000
 }
 
 /// Each target has a program for the fuzzer, and `fuzz/Cargo.toml` names it.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """image.py BIN OUT.tar: the image of the Containerfile as an OCI archive, lab.local/podswitch:test, without a builder:
-/vswitch and /podswitch-cni, nothing else. Import with `ctr -n k8s.io images import OUT.tar`."""
+/vswitch, /podswitch-cni, and /ingress if BIN has it; nothing else. Import with `ctr -n k8s.io images import OUT.tar`."""
 import hashlib, io, json, os, sys, tarfile
 folder, out = sys.argv[1:3]
 
@@ -8,7 +8,8 @@ folder, out = sys.argv[1:3]
 def layer():
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name in ("vswitch", "podswitch-cni"):
+        more = [name for name in ["ingress"] if os.path.exists(os.path.join(folder, name))]
+        for name in ["vswitch", "podswitch-cni", *more]:
             info = archive.gettarinfo(os.path.join(folder, name), name)
             info.mode, info.uid, info.gid, info.uname, info.gname, info.mtime = 0o755, 0, 0, "", "", 0
             with open(os.path.join(folder, name), "rb") as file:

@@ -2,6 +2,10 @@
 //! and black are on node one, cyan and white on node two.
 
 mod connectivity;
+#[cfg(feature = "ingress")]
+mod https;
+mod names;
+mod objects;
 mod packets;
 mod policy;
 mod services;
@@ -29,6 +33,9 @@ use super::sockets::{self, Echo, Outcome, PATIENCE, TRIES};
 use super::world::World;
 use crate::Done;
 pub(super) use connectivity::connectivity;
+#[cfg(feature = "ingress")]
+pub(super) use https::https;
+pub(super) use names::names;
 pub(super) use packets::{narrow_underlay, packets};
 pub(super) use policy::policy;
 pub(super) use services::services;

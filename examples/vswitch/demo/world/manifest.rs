@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::Value;
+
 use super::links::NODE_ADDRESSES;
 use super::pod::{DemoPod, Family, NODE_NAMES};
 
@@ -11,11 +13,16 @@ pub(in crate::demo) struct Setup {
     /// NetworkPolicies of the namespace: name and `spec`, in YAML's flow style.
     pub(in crate::demo) policies: Vec<(&'static str, &'static str)>,
     pub(in crate::demo) services: Vec<Service>,
+    /// Objects as they are.
+    pub(in crate::demo) others: Vec<Value>,
 }
 
 /// The backends' port, and the port of every Service's cluster IP.
 pub(in crate::demo) const TARGET_PORT: u16 = 8080;
 pub(in crate::demo) const SERVICE_PORT: u16 = 80;
+/// Where backends of the ingress proxy listen.
+#[cfg(feature = "ingress")]
+pub(in crate::demo) const HTTP_PORT: u16 = 8081;
 
 /// A Service over TCP and UDP.
 #[derive(Clone, Debug)]
@@ -88,6 +95,10 @@ pub(super) fn write(pods: &[DemoPod], setup: &Setup) -> String {
     }
     for service in &setup.services {
         write_service(&mut text, service, pods);
+    }
+    for other in &setup.others {
+        // JSON is YAML.
+        object(&mut text, format_args!("{other}\n"));
     }
     text
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use podswitch_core::action::DropReason;
 use podswitch_core::stats::WorkerCounters;
-use podswitch_kubernetes::Manifests;
+use podswitch_kubernetes::{Manifests, NameOptions};
 use podswitch_linux::{HostError, NetNs, Netlink, attach};
 use podswitch_node::{ClusterOptions, Node, NodeOptions, PodInterfaces, PodName};
 use podswitch_wire::addr::Mac;
@@ -24,9 +24,10 @@ pub(super) use links::{
     FAR_AWAY, NODE_ADDRESSES, OUTSIDE, SEGMENT, UPLINK, address, bridge_port, segment,
     without_netfilter,
 };
+#[cfg(feature = "ingress")]
+pub(super) use manifest::HTTP_PORT;
 pub(super) use manifest::{SERVICE_PORT, Service, Setup, TARGET_PORT};
-use pod::NODE_NAMES;
-pub(super) use pod::{DemoPod, Family};
+pub(super) use pod::{DemoPod, Family, NODE_NAMES};
 
 /// The prefix of named namespaces.
 const PREFIX: &str = "podswitch-demo";
@@ -232,7 +233,9 @@ fn namespace(name: &str, named: bool) -> Result<NetNs, HostError> {
 
 fn compile(node: &str, manifest: &str) -> Result<podswitch_kubernetes::Compiled, Failure> {
     let manifests = Manifests::parse(Path::new("demo.yaml"), manifest)?;
-    let compiled = state::compile(&manifests, Some(node), &ClusterOptions::default());
+    let mut cluster = ClusterOptions::default();
+    cluster.names = Some(NameOptions::default());
+    let compiled = state::compile(&manifests, Some(node), &cluster);
     let refused: Vec<_> = compiled.refused().map(Refused::from).collect();
     if refused.is_empty() { Ok(compiled) } else { Err(Failure::Refused(refused)) }
 }

@@ -6,7 +6,7 @@ use podswitch_linux::NetNs;
 use podswitch_wire::addr::Mac;
 
 /// The nodes' names.
-pub(super) const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
+pub(in crate::demo) const NODE_NAMES: [&str; 2] = ["demo-one", "demo-two"];
 
 /// An address of each family.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! What goes on on an HTTP/2 connection: when it is idle, or its client takes no response.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::body::BoxError;
-use super::response::ResponseBody;
+use super::response::{Held, ResponseBody};
 
 /// Streams whose responses are followed at most: more than a connection may have.
 const MOST_OPEN: usize = 4096;
@@ -20,8 +21,7 @@ const MOST_OPEN: usize = 4096;
 /// The requests of a connection.
 #[derive(Debug)]
 pub(super) struct Activity {
-    /// Since when the client has not taken more of a response; None: it is not the client's turn.
-    exchanges: RefCell<HashMap<u64, Option<Instant>>>,
+    exchanges: RefCell<HashMap<u64, Turn>>,
     next: Cell<u64>,
     /// When the client last took a part of a response, or an exchange ended.
     last: Cell<Instant>,
@@ -33,6 +33,21 @@ pub(super) struct Activity {
     reset: RefCell<HashSet<u32>>,
     /// The connection takes nothing more at the moment.
     is_blocked: Cell<bool>,
+}
+
+/// Whose turn it is in an exchange.
+#[derive(Default)]
+struct Turn {
+    /// Since when the client has not taken more of a response; None: it is not the client's turn.
+    since: Option<Instant>,
+    /// What holds the endpoint.
+    held: Option<Rc<Held>>,
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.since.fmt(f)
+    }
 }
 
 /// What a connection is.
@@ -62,7 +77,7 @@ impl Activity {
     pub(super) fn begin(self: &Rc<Self>) -> Exchange {
         let number = self.next.get();
         self.next.set(number + 1);
-        self.exchanges.borrow_mut().insert(number, None);
+        self.exchanges.borrow_mut().insert(number, Turn::default());
         Exchange { activity: self.clone(), number }
     }
 
@@ -109,16 +124,25 @@ impl Activity {
         let next = now + idle.min(pause);
         let exchanges = self.exchanges.borrow();
         // While an endpoint has its turn, its own time limits apply.
-        if exchanges.values().any(Option::is_none) {
+        if exchanges.values().any(|turn| turn.since.is_none()) {
             return State::Good(next);
         }
         let is_client_due =
             !exchanges.is_empty() || !self.open.borrow().is_empty() || self.is_blocked.get();
-        let newest = exchanges.values().flatten().max();
-        let last = newest.map_or(self.last.get(), |newest| self.last.get().max(*newest));
+        let newest = exchanges.values().filter_map(|turn| turn.since).max();
+        let last = newest.map_or(self.last.get(), |newest| self.last.get().max(newest));
         let (end, late) =
             if is_client_due { (last + pause, State::Stalled) } else { (last + idle, State::Idle) };
         if end <= now { late } else { State::Good(end.min(next)) }
+    }
+
+    /// Lets go of the endpoints of responses of which the client has taken nothing for `pause`, while
+    /// it may take others. Returns how many there were.
+    pub(super) fn release(&self, pause: Duration) -> usize {
+        let now = Instant::now();
+        let mut exchanges = self.exchanges.borrow_mut();
+        let late = exchanges.values_mut().filter(|it| it.since.is_some_and(|at| at + pause <= now));
+        late.filter_map(|it| it.held.take()).filter(|held| held.release()).count()
     }
 }
 
@@ -131,13 +155,16 @@ pub(super) struct Exchange {
 
 impl Exchange {
     fn set(&self, since: Option<Instant>) {
-        self.activity.exchanges.borrow_mut().insert(self.number, since);
+        if let Some(turn) = self.activity.exchanges.borrow_mut().get_mut(&self.number) {
+            turn.since = since;
+        }
     }
 
     /// Follows the body of the response.
     pub(super) fn follow(self, body: ResponseBody) -> Followed {
-        self.set(Some(Instant::now()));
-        Followed { body, exchange: self }
+        let turn = Turn { since: Some(Instant::now()), held: body.held().cloned() };
+        self.activity.exchanges.borrow_mut().insert(self.number, turn);
+        Followed { body, rest: Bytes::new(), exchange: self }
     }
 }
 
@@ -148,9 +175,15 @@ impl Drop for Exchange {
     }
 }
 
-/// A body that reports when the client takes it: hyper polls one chunk ahead of what it has room for.
+/// What hyper is given at once, in bytes: a frame (RFC 9113 section 4.2). A client that takes less
+/// for the time of a pause has paused the stream.
+const PART: usize = 16 << 10;
+
+/// A body that reports when the client takes it: hyper polls one part ahead of what it has room for.
 pub(super) struct Followed {
     body: ResponseBody,
+    /// What came with the last part.
+    rest: Bytes,
     exchange: Exchange,
 }
 
@@ -162,17 +195,31 @@ impl Body for Followed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let mut frame = match self.rest.is_empty() {
+            true => Pin::new(&mut self.body).poll_frame(cx),
+            false => Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.rest))))),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame
+            && let Some(data) = frame.data_mut().filter(|data| data.len() > PART)
+        {
+            self.rest = data.split_off(PART);
+        }
         self.exchange.set(frame.is_ready().then(Instant::now));
         frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut all = SizeHint::new();
+        all.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            all.set_upper(upper + rest);
+        }
+        all
     }
 }
 
@@ -223,7 +270,7 @@ mod tests {
         let activity = Activity::new();
         let _paused = activity.begin().follow(ResponseBody::empty());
         std::thread::sleep(Duration::from_millis(2));
-        let since = activity.exchanges.borrow()[&0].expect("the client's turn");
+        let since = activity.exchanges.borrow()[&0].since.expect("the client's turn");
         assert_eq!(activity.state(LONG, Duration::from_millis(1)), State::Stalled);
         activity.touch();
         let State::Good(until) = activity.state(2 * LONG, LONG) else { panic!("it moves") };

@@ -1,5 +1,6 @@
 //! A client's connection below HTTP: how long it may stall, and a scan for heads that hyper would
-//! accept although they have two lengths.
+//! accept although they have two lengths. A client whose head takes too long is told so at the end,
+//! with status 408: hyper ends the connection without a word.
 //!
 //! Of a request with Content-Length and Transfer-Encoding, hyper forwards the latter alone and ends
 //! the connection, as RFC 9112 section 6.3 allows. It is refused here instead. As hyper does not
@@ -9,8 +10,8 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,43 +19,87 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::body::Pause;
 use super::counted::Taken;
 
+/// Sent when a head has begun and took too long (RFC 9110 section 15.5.9).
+const LATE: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nServer: podswitch\r\nContent-Type: text/plain\r\n\
+                      Content-Length: 20\r\nConnection: close\r\n\r\n408 Request Timeout\n";
+
 /// The connection of a client.
 #[derive(Debug)]
-pub(super) struct ClientStream<S> {
+pub(super) struct ClientStream<S: AsyncWrite + Unpin> {
     stream: S,
     /// While the client takes nothing.
     pause: Pause,
     /// Below TLS, which holds more than the socket takes at once.
     taken: Taken,
     scan: Option<Scan>,
+    heads: Option<Heads>,
 }
 
-/// The number of the first ambiguous request of a connection, from 0.
+/// What is known of the heads of a connection.
 #[derive(Clone, Debug)]
-pub(super) struct Ambiguous(Arc<AtomicU64>);
+pub(super) struct Heads(Arc<Seen>);
 
-impl Ambiguous {
+#[derive(Debug)]
+struct Seen {
+    /// The number of the first ambiguous request, from 0.
+    ambiguous: AtomicU64,
+    /// A head has begun and is not complete.
+    has_begun: AtomicBool,
+    /// The time for a head is over.
+    is_late: AtomicBool,
+}
+
+impl Heads {
+    fn new() -> Self {
+        Self(Arc::new(Seen {
+            ambiguous: AtomicU64::new(u64::MAX),
+            has_begun: AtomicBool::new(false),
+            is_late: AtomicBool::new(false),
+        }))
+    }
+
     /// Whether the request with this number is ambiguous.
-    pub(super) fn is(&self, number: u64) -> bool {
-        self.0.load(Relaxed) == number
+    pub(super) fn is_ambiguous(&self, number: u64) -> bool {
+        self.0.ambiguous.load(Relaxed) == number
+    }
+
+    /// The time for a head is over. If one has begun, the client is told at the end of the stream.
+    pub(super) fn set_late(&self) {
+        self.0.is_late.store(true, Relaxed);
     }
 }
 
-impl<S> ClientStream<S> {
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
     /// A connection on which HTTP/1 is spoken.
-    pub(super) fn http1(stream: S, taken: Taken, pause: Duration) -> (Self, Ambiguous) {
-        let ambiguous = Ambiguous(Arc::new(AtomicU64::new(u64::MAX)));
-        let scan = Some(Scan::new(ambiguous.clone()));
-        (Self { stream, pause: Pause::new(pause), taken, scan }, ambiguous)
+    pub(super) fn http1(stream: S, taken: Taken, pause: Duration) -> (Self, Heads) {
+        let heads = Heads::new();
+        let scan = Some(Scan::new(heads.clone()));
+        let pause = Pause::new(pause);
+        (Self { stream, pause, taken, scan, heads: Some(heads.clone()) }, heads)
     }
 
     /// A connection on which HTTP/2 is spoken, where a length cannot be ambiguous.
     pub(super) fn http2(stream: S, taken: Taken, pause: Duration) -> Self {
-        Self { stream, pause: Pause::new(pause), taken, scan: None }
+        Self { stream, pause: Pause::new(pause), taken, scan: None, heads: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
+/// hyper owns the stream until its end, and nothing of a response is under way within a head: what
+/// is sent here has room in the socket, or the client does not read.
+impl<S: AsyncWrite + Unpin> Drop for ClientStream<S> {
+    fn drop(&mut self) {
+        let is_told = |it: &Heads| it.0.is_late.load(Relaxed) && it.0.has_begun.load(Relaxed);
+        if self.heads.as_ref().is_some_and(is_told) {
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(Ok(_)) = Pin::new(&mut self.stream).poll_write(&mut cx, LATE) {
+                _ = Pin::new(&mut self.stream).poll_flush(&mut cx);
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +116,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     }
 }
 
-impl<S> ClientStream<S> {
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
     /// The result of a write; a client that takes nothing for too long is an error.
     fn written<T>(
         &mut self,
@@ -138,7 +183,7 @@ struct Scan {
     length: Option<u64>,
     /// Heads so far.
     heads: u64,
-    ambiguous: Ambiguous,
+    seen: Heads,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +198,7 @@ enum State {
 }
 
 impl Scan {
-    fn new(ambiguous: Ambiguous) -> Self {
+    fn new(seen: Heads) -> Self {
         Self {
             state: State::Head,
             line: Vec::new(),
@@ -162,12 +207,20 @@ impl Scan {
             is_chunked: false,
             length: None,
             heads: 0,
-            ambiguous,
+            seen,
         }
     }
 
     /// Follows what was read. Returns false at an ambiguous head, or where it cannot follow.
-    fn feed(&mut self, mut bytes: &[u8]) -> bool {
+    fn feed(&mut self, bytes: &[u8]) -> bool {
+        let goes_on = self.follow(bytes);
+        let is_within =
+            self.state == State::Head && (self.has_request_line || !self.line.is_empty());
+        self.seen.0.has_begun.store(goes_on && is_within, Relaxed);
+        goes_on
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Body(left) | State::Chunk(left) => {
@@ -268,7 +321,7 @@ impl Scan {
     }
 
     fn refuse(&mut self) -> bool {
-        self.ambiguous.0.store(self.heads, Relaxed);
+        self.seen.0.ambiguous.store(self.heads, Relaxed);
         false
     }
 }
@@ -277,6 +330,17 @@ impl Scan {
 fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.split(|byte| matches!(byte, b';' | b' ' | b'\t')).next()?;
     u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
+}
+
+/// What is known of heads that arrive in parts of this size: the number of the first ambiguous one,
+/// and whether the last has begun.
+#[cfg(any(test, feature = "fuzz"))]
+pub(super) fn scanned(bytes: &[u8], part: usize) -> (u64, bool) {
+    let seen = Heads::new();
+    let mut scan = Scan::new(seen.clone());
+    let mut parts = bytes.chunks(part);
+    while parts.next().is_some_and(|part| scan.feed(part)) {}
+    (seen.0.ambiguous.load(Relaxed), seen.0.has_begun.load(Relaxed))
 }
 
 #[cfg(test)]
@@ -290,16 +354,7 @@ mod tests {
     fn scanned(text: &str) -> Option<u64> {
         let results: Vec<_> = [1, 2, 7, usize::MAX]
             .into_iter()
-            .map(|size| {
-                let ambiguous = Ambiguous(Arc::new(AtomicU64::new(u64::MAX)));
-                let mut scan = Scan::new(ambiguous.clone());
-                for part in text.as_bytes().chunks(size.min(text.len())) {
-                    if !scan.feed(part) {
-                        break;
-                    }
-                }
-                ambiguous.0.load(Relaxed)
-            })
+            .map(|size| super::scanned(text.as_bytes(), size).0)
             .collect();
         assert!(results.iter().all(|result| *result == results[0]), "{results:?} of {text:?}");
         (results[0] != u64::MAX).then_some(results[0])
@@ -324,6 +379,23 @@ mod tests {
             scanned(&format!("GET / HTTP/1.1\r\nContent-Length:{spaces}5\r\n\r\n")),
             Some(0)
         );
+    }
+
+    #[test]
+    fn a_head_that_has_begun_is_known() {
+        let seen = Heads::new();
+        let mut scan = Scan::new(seen.clone());
+        for (part, has_begun) in [
+            ("\r\n", false),
+            ("G", true),
+            ("ET / HTTP/1.1\r\nHost: a\r\n", true),
+            ("\r\n", false),
+            ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab", false),
+            ("cdeGET /", true),
+        ] {
+            assert!(scan.feed(part.as_bytes()));
+            assert_eq!(seen.0.has_begun.load(Relaxed), has_begun, "{part:?}");
+        }
     }
 
     /// TLS flushes a lot at once. What the socket takes of it counts, before all of it is taken.

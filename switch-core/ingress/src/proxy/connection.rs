@@ -74,11 +74,11 @@ where
 {
     let options = &local.shared.options;
     let mut stopped = local.stopped.clone();
-    let (stream, ambiguous) = ClientStream::http1(stream, taken, options.client_timeout);
+    let (stream, heads) = ClientStream::http1(stream, taken, options.client_timeout);
     let requests = Cell::new(0);
     let service = service_fn(|request| {
         let local = local.clone();
-        let is_ambiguous = ambiguous.is(requests.replace(requests.get() + 1));
+        let is_ambiguous = heads.is_ambiguous(requests.replace(requests.get() + 1));
         async move { Ok::<_, Infallible>(service::serve(local, origin, request, is_ambiguous).await) }
     });
     let connection = http1::Builder::new()
@@ -97,6 +97,9 @@ where
         }
     };
     if let Err(error) = ended {
+        if error.is_timeout() {
+            heads.set_late();
+        }
         count(&local, &error);
     }
 }
@@ -128,6 +131,9 @@ where
     let mut connection = pin!(connection);
     let (mut is_stopped, mut is_ending) = (false, false);
     let ended = loop {
+        for _ in 0..activity.release(options.client_timeout) {
+            local.shared.metrics.refused(Reason::ClientStalled);
+        }
         let wake = match activity.state(options.head_timeout, options.client_timeout) {
             State::Good(until) => until,
             State::Idle if !is_ending => {

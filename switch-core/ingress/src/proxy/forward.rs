@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::body::{Progress, RequestBody};
 use super::local::{Local, LocalExecutor};
 use super::metrics::Reason;
-use super::pool::Key;
+use super::pool::{Key, MOST_STREAMS, Slot};
 use super::response::GiveBack;
 use crate::routes::Route;
 use crate::settings::Protocol;
@@ -71,7 +71,9 @@ pub(super) async fn forward(
             Protocol::Grpc | Protocol::Grpcs => stream(local, key, route, sent).await,
         };
         match outcome {
-            Ok((response, give_back)) => return Ok(Answer { response, endpoint, give_back }),
+            Ok((response, give_back)) => {
+                return Ok(Answer { response, endpoint, give_back: Some(give_back) });
+            }
             Err(Retry { reason, request: again, other }) => {
                 failure = Failed { reason, endpoint: Some(endpoint) };
                 request = again.map(|again| *again);
@@ -94,7 +96,7 @@ struct Retry {
     other: bool,
 }
 
-type Sent = Result<(Response<Incoming>, Option<GiveBack>), Retry>;
+type Sent = Result<(Response<Incoming>, GiveBack), Retry>;
 
 /// HTTP/1.1: a connection of its own for the time of the request.
 async fn one(
@@ -122,7 +124,7 @@ async fn one(
     match within(settings.read_timeout, &progress, sending).await {
         Some(Ok(response)) => {
             let local = local.clone();
-            Ok((response, Some(GiveBack { local, key, sender, progress })))
+            Ok((response, GiveBack::Connection { local, key, sender, progress }))
         }
         Some(Err(mut error)) => {
             if let Some(request) = error.take_message() {
@@ -138,7 +140,7 @@ async fn one(
     }
 }
 
-/// HTTP/2: a stream of the connection that all requests of the worker share.
+/// HTTP/2: a stream of a connection that requests of the worker share.
 async fn stream(
     local: &Rc<Local>,
     key: Key,
@@ -148,10 +150,10 @@ async fn stream(
     let settings = &route.settings;
     let kept = local.pool.stream(key);
     let is_kept = kept.is_some();
-    let mut sender = match kept {
-        Some(sender) => sender,
+    let (mut sender, slot) = match kept {
+        Some(shared) => shared,
         None => match connect_shared(local, key, settings.connect_timeout).await {
-            Ok(sender) => sender,
+            Ok(shared) => shared,
             Err(reason) => {
                 return Err(Retry { reason, request: Some(Box::new(request)), other: true });
             }
@@ -160,7 +162,7 @@ async fn stream(
     let progress = request.body().progress().clone();
     let sending = sender.try_send_request(request);
     match within(settings.read_timeout, &progress, sending).await {
-        Some(Ok(response)) => Ok((response, None)),
+        Some(Ok(response)) => Ok((response, GiveBack::Stream(slot))),
         Some(Err(mut error)) => {
             let request = error.take_message().map(Box::new);
             let reason = progress.fault.get().unwrap_or(Reason::Endpoint);
@@ -237,15 +239,15 @@ async fn connect_one(
 
 /// How much of a response an endpoint may send before the client takes it (RFC 9113 section 6.9.1), in bytes.
 const STREAM_WINDOW: u32 = 64 << 10;
-/// All clients of a worker share a connection to an endpoint. Fewer responses than this that no client takes leave room for
-/// others.
-const FULL_STREAMS: u32 = 512;
+/// All clients of a worker share connections to an endpoint. More responses than a connection has streams have room in it:
+/// those that no client takes leave room for others.
+const FULL_STREAMS: u32 = 2 * MOST_STREAMS as u32;
 
 async fn connect_shared(
     local: &Rc<Local>,
     key: Key,
     within: Duration,
-) -> Result<http2::SendRequest<RequestBody>, Reason> {
+) -> Result<(http2::SendRequest<RequestBody>, Slot), Reason> {
     let connecting = async {
         let stream = connect(local, key.endpoint).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
@@ -264,8 +266,8 @@ async fn connect_shared(
             spawn_local(connection);
             sender
         };
-        local.pool.share(key, sender.clone());
-        Ok(sender)
+        let slot = local.pool.share(key, sender.clone());
+        Ok((sender, slot))
     };
     timeout(within, connecting).await.unwrap_or(Err(Reason::EndpointTimeout))
 }

@@ -20,6 +20,8 @@ mod counted;
 mod filtered;
 mod forward;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod headers;
 mod keys;
 mod listen;

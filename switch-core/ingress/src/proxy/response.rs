@@ -1,5 +1,6 @@
 //! Bodies of responses on their way through, and what is done at their end.
 
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -15,22 +16,56 @@ use super::body::{BoxError, Broken, Pause, Progress, RequestBody};
 use super::local::Local;
 use super::log::Entry;
 use super::metrics::Reason;
-use super::pool::Key;
+use super::pool::{Key, Slot};
 
-/// A connection that can be used again when its response is over.
-pub(super) struct GiveBack {
-    pub(super) local: Rc<Local>,
-    pub(super) key: Key,
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) progress: Rc<Progress>,
+/// What a response occupies of the connections to endpoints until it is over.
+pub(super) enum GiveBack {
+    /// A connection that can be used again.
+    Connection {
+        local: Rc<Local>,
+        key: Key,
+        sender: http1::SendRequest<RequestBody>,
+        progress: Rc<Progress>,
+    },
+    /// A stream of a shared connection.
+    Stream(#[expect(dead_code, reason = "counted until it is dropped")] Slot),
 }
 
 impl GiveBack {
     /// Keeps the connection, if the whole request was sent, too.
     pub(super) fn give_back(self) {
-        if self.progress.done.get() {
-            self.local.pool.put(self.key, self.sender);
+        if let Self::Connection { local, key, sender, progress } = self
+            && progress.done.get()
+        {
+            local.pool.put(key, sender);
         }
+    }
+}
+
+/// The part of a response that comes from an endpoint. Whoever follows the client can end it, while
+/// hyper holds the body and waits for the client.
+pub(super) struct Held {
+    upstream: RefCell<Option<Upstream>>,
+    is_released: Cell<bool>,
+}
+
+struct Upstream {
+    incoming: Incoming,
+    pause: Pause,
+    give_back: Option<GiveBack>,
+}
+
+impl Held {
+    /// Lets the endpoint go: its connection, or its stream of a shared one, ends. Returns whether
+    /// there was something to end. The response is broken for the client, too.
+    pub(super) fn release(&self) -> bool {
+        let mut upstream = self.upstream.borrow_mut();
+        let is_due = upstream.as_ref().is_some_and(|it| !it.incoming.is_end_stream());
+        if is_due {
+            *upstream = None;
+            self.is_released.set(true);
+        }
+        is_due
     }
 }
 
@@ -43,7 +78,7 @@ pub(super) struct ResponseBody {
 enum Source {
     Empty,
     Text(Bytes),
-    Endpoint { incoming: Incoming, pause: Pause, give_back: Option<GiveBack> },
+    Endpoint(Rc<Held>),
 }
 
 /// What is recorded at the end of a response.
@@ -58,6 +93,8 @@ pub(super) struct Finish {
     /// Why the body of the response ended early.
     pub(super) broken: Option<Reason>,
     pub(super) entry: Option<Box<Entry>>,
+    /// What comes from an endpoint.
+    pub(super) held: Option<Rc<Held>>,
 }
 
 impl Finish {
@@ -77,6 +114,10 @@ impl Drop for Finish {
         metrics.response(self.status, duration.as_micros() as u64);
         metrics.received.add(received);
         metrics.sent.add(self.sent);
+        // Who releases counts.
+        if self.held.as_ref().is_some_and(|held| held.is_released.get()) {
+            self.refused.get_or_insert(Reason::ClientStalled);
+        }
         let broken = self.broken();
         if let Some(reason) = broken {
             metrics.refused(reason);
@@ -112,7 +153,17 @@ impl ResponseBody {
             it.give_back();
         }
         let pause = Pause::new(pause);
-        Self { source: Source::Endpoint { incoming, pause, give_back }, finish: None }
+        let upstream = RefCell::new(Some(Upstream { incoming, pause, give_back }));
+        let held = Held { upstream, is_released: Cell::new(false) };
+        Self { source: Source::Endpoint(Rc::new(held)), finish: None }
+    }
+
+    /// What comes from an endpoint.
+    pub(super) fn held(&self) -> Option<&Rc<Held>> {
+        match &self.source {
+            Source::Endpoint(held) => Some(held),
+            Source::Empty | Source::Text(_) => None,
+        }
     }
 
     fn set_broken(&mut self, reason: Reason) {
@@ -121,7 +172,8 @@ impl ResponseBody {
         }
     }
 
-    pub(super) fn finish(mut self, finish: Finish) -> Self {
+    pub(super) fn finish(mut self, mut finish: Finish) -> Self {
+        finish.held = self.held().cloned();
         self.finish = Some(finish);
         self
     }
@@ -143,7 +195,12 @@ impl Body for ResponseBody {
                 this.source = Source::Empty;
                 Some(Ok(Frame::data(text)))
             }
-            Source::Endpoint { incoming, pause, give_back } => {
+            Source::Endpoint(held) => {
+                let held = held.clone();
+                let mut upstream = held.upstream.borrow_mut();
+                let Some(Upstream { incoming, pause, give_back }) = &mut *upstream else {
+                    return Poll::Ready(Some(Err(Broken(Reason::ClientStalled).into())));
+                };
                 let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
@@ -176,7 +233,9 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Empty => true,
             Source::Text(_) => false,
-            Source::Endpoint { incoming, .. } => incoming.is_end_stream(),
+            Source::Endpoint(held) => {
+                held.upstream.borrow().as_ref().is_some_and(|it| it.incoming.is_end_stream())
+            }
         }
     }
 
@@ -184,7 +243,10 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Source::Endpoint { incoming, .. } => incoming.size_hint(),
+            Source::Endpoint(held) => {
+                let upstream = held.upstream.borrow();
+                upstream.as_ref().map_or_else(SizeHint::default, |it| it.incoming.size_hint())
+            }
         }
     }
 }

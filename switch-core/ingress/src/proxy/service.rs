@@ -105,6 +105,7 @@ impl Exchange {
             refused,
             broken: None,
             entry: self.entry,
+            held: None,
         };
         response.map(|body| body.finish(finish))
     }

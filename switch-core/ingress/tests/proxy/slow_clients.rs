@@ -187,6 +187,88 @@ fn a_paused_stream_does_not_end_another_one() {
     lab.wait_refused("client_stalled", 1);
 }
 
+/// The endpoint of a response that the client pauses is let go, while another one moves.
+#[test]
+fn a_paused_stream_does_not_hold_its_endpoint() {
+    let (lab, der, requests) = lab(|options| options.client_timeout = Duration::from_secs(1));
+    let (ended, has_ended) = channel();
+    thread::spawn(move || {
+        for (path, mut stream) in requests {
+            let ended = ended.clone();
+            thread::spawn(move || {
+                let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                stream.write_all(head.as_bytes()).unwrap();
+                let (part, pause) =
+                    if path == "/big" { (&[0; 0x8000][..], 0) } else { (&[0; 1][..], 200) };
+                let chunk = [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
+                // Until the proxy ends the connection.
+                while stream.write_all(&chunk).is_ok() {
+                    thread::sleep(Duration::from_millis(pause));
+                }
+                ended.send(path)
+            });
+        }
+    });
+    let talk = async {
+        let (mut sender, _connection) = connect_http2(lab.proxy.https().unwrap(), &der).await;
+        let paused = sender.send_request(get("/big")).await.unwrap();
+        let mut moving = sender.send_request(get("/slow")).await.unwrap().into_body();
+        let mut next = async || {
+            poll_fn(|cx| Body::poll_frame(Pin::new(&mut moving), cx)).await.unwrap().unwrap()
+        };
+        while has_ended.try_recv().ok().as_deref() != Some("/big") {
+            next().await;
+        }
+        // Not what the client still takes.
+        for _ in 0..5 {
+            next().await;
+        }
+        // The client gets what there was, and no end.
+        let mut body = paused.into_body();
+        loop {
+            match poll_fn(|cx| Body::poll_frame(Pin::new(&mut body), cx)).await {
+                Some(Ok(_)) => {}
+                end => return end.is_some_and(|end| end.is_err()),
+            }
+        }
+    };
+    let is_broken = runtime().block_on(async { timeout(LONG, talk).await }).expect("it is let go");
+    assert!(is_broken, "the response looks complete");
+    assert_eq!(lab.refused("client_stalled"), 1);
+}
+
+/// Paused responses of one client take more streams than an endpoint permits on one connection.
+#[test]
+fn paused_responses_leave_streams_for_other_clients() {
+    /// hyper's server has 200 streams.
+    const CLIENTS: usize = 2;
+    const PAUSED: usize = 110;
+    let (mut lab, der) = tls_lab(json!({"backend-protocol": "GRPC", "proxy-read-timeout": "5"}));
+    lab.service("web", &[grpc_endpoint()]);
+    assert_eq!(lab.publish(), []);
+    let call = |length: usize| {
+        let request = Request::post("https://a.test/echo.Echo/Say");
+        let request = request.header("content-type", "application/grpc").header("te", "trailers");
+        request.body(Message(Some(vec![0; length].into()), None)).unwrap()
+    };
+    let talk = async {
+        let https = lab.proxy.https().unwrap();
+        let (mut paused, mut clients) = (Vec::new(), Vec::new());
+        for _ in 0..CLIENTS {
+            let (mut sender, connection) = connect_http2(https, &der).await;
+            for _ in 0..PAUSED {
+                paused.push(sender.send_request(call(70_000)).await.unwrap());
+            }
+            clients.push((sender, connection));
+        }
+        let (mut other, _connection) = connect_http2(https, &der).await;
+        let response = other.send_request(call(5)).await.unwrap();
+        (response.status(), collect(response.into_body()).await.0.len())
+    };
+    let answer = runtime().block_on(async { timeout(LONG, talk).await }).unwrap();
+    assert_eq!(answer, (http::StatusCode::OK, 5));
+}
+
 /// All clients share a connection to an endpoint of gRPC: responses that one of them does not take must not fill it.
 #[test]
 fn paused_responses_leave_room_for_other_clients() {

@@ -155,9 +155,11 @@ fn decrease(counts: &mut HashMap<IpAddr, usize>, client: IpAddr) {
 }
 
 impl Forwarder {
-    pub(super) fn new(upstreams: Upstreams, counters: Arc<ResolverCounters>) -> Self {
+    pub(super) fn new(mut upstreams: Upstreams, counters: Arc<ResolverCounters>) -> Self {
+        // Read again by the first tick, which tells what is wrong.
+        let (zones, _) = upstreams.read();
         Self {
-            zones: upstreams.read(),
+            zones,
             upstreams,
             own: Vec::new(),
             cache: Cache::default(),
@@ -182,7 +184,8 @@ impl Forwarder {
 
     /// Forwards to these servers from the next [`tick`](Self::tick) on, which is due.
     pub(super) fn set_upstreams(&mut self, now: Instant, upstreams: Upstreams) {
-        self.upstreams = upstreams;
+        let before = std::mem::replace(&mut self.upstreams, upstreams);
+        self.upstreams.follow(before);
         self.refresh = self.refresh.min(now);
     }
 
@@ -420,7 +423,8 @@ impl Forwarder {
         }
         self.refresh = now + REFRESH;
         self.own = own();
-        let zones = self.upstreams.read();
+        let (zones, unreadable) = self.upstreams.read();
+        self.trouble.note(|trouble| trouble.unreadable = unreadable);
         if zones != self.zones {
             self.zones = zones;
             self.loops.clear();

@@ -8,6 +8,7 @@ mod cache;
 mod forward;
 mod loops;
 mod message;
+mod resolv_conf;
 mod server;
 mod stream;
 mod trouble;

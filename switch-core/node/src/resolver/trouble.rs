@@ -5,8 +5,9 @@
     reason = "changed by the resolver's thread every 10 s; no packets pass here"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is wrong with the servers of other zones.
@@ -17,6 +18,8 @@ pub struct Trouble {
     pub has_no_server: bool,
     /// A zone, and a server that forwards it to this resolver; until it is known to do so no more.
     pub loops: BTreeSet<(String, SocketAddr)>,
+    /// Files that name servers and cannot be read, with the reason. The servers that they named before stay in force.
+    pub unreadable: BTreeMap<PathBuf, String>,
 }
 
 /// The same [`Trouble`] for all clones.

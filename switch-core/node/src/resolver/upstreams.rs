@@ -1,16 +1,18 @@
 //! The servers that queries for other zones are forwarded to: from options, a CoreDNS Corefile, or the node's
 //! `resolv.conf`.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use podswitch_dns::Name;
 
-const PORT: u16 = 53;
+use super::resolv_conf::ResolvConfs;
+
+pub(super) const PORT: u16 = 53;
 /// Most servers of a zone.
-const MAX_SERVERS: usize = 15;
+pub(super) const MAX_SERVERS: usize = 15;
 /// The root in wire form.
 pub(super) const ROOT: &[u8] = &[0];
 
@@ -19,7 +21,8 @@ pub(super) const ROOT: &[u8] = &[0];
 pub enum Source {
     /// A server itself.
     Server(SocketAddr),
-    /// A file such as `resolv.conf`, which is read again every 10 s. Its first 15 servers count.
+    /// A file such as `resolv.conf`, which is read again every 10 s. Its first 15 servers count. While it
+    /// cannot be read, those count that it named before.
     File(PathBuf),
 }
 
@@ -36,6 +39,7 @@ pub struct Stub {
 #[derive(Clone, Debug, Default)]
 pub struct Upstreams {
     stubs: Vec<Stub>,
+    files: ResolvConfs,
 }
 
 /// The servers of each zone, as last read; zones in wire form and lower case.
@@ -158,17 +162,25 @@ impl Upstreams {
         Ok(left_out)
     }
 
-    /// The servers of each zone now.
-    pub(super) fn read(&self) -> Zones {
-        let servers = |source: &Source| match source {
+    /// The servers of each zone now, and the files that cannot be read, with the reason.
+    pub(super) fn read(&mut self) -> (Zones, BTreeMap<PathBuf, String>) {
+        let Self { stubs, files } = self;
+        let mut unreadable = BTreeMap::new();
+        let mut servers = |source: &Source| match source {
             Source::Server(server) => vec![*server],
-            Source::File(path) => read_resolv_conf(path),
+            Source::File(path) => files.read(path, &mut unreadable),
         };
-        let of_zone = |stub: &Stub| {
+        let mut of_zone = |stub: &Stub| {
             let zone = stub.zone.wire().to_ascii_lowercase();
-            (zone, stub.servers.iter().flat_map(servers).collect())
+            (zone, stub.servers.iter().flat_map(&mut servers).collect())
         };
-        self.stubs.iter().map(of_zone).collect()
+        let zones = stubs.iter().map(&mut of_zone).collect();
+        (zones, unreadable)
+    }
+
+    /// Takes over what files named when `before` could read them last.
+    pub(super) fn follow(&mut self, before: Self) {
+        self.files = before.files;
     }
 }
 
@@ -214,24 +226,10 @@ fn is_within(name: &[u8], zone: &[u8]) -> bool {
     }
 }
 
-/// Lines `nameserver ADDRESS`, as glibc reads them. A file that cannot be read names none.
-fn read_resolv_conf(path: &Path) -> Vec<SocketAddr> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let mut servers = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        if words.next() == Some("nameserver")
-            && let Some(address) = words.next().and_then(|word| word.parse::<IpAddr>().ok())
-        {
-            servers.push(SocketAddr::new(address, PORT));
-        }
-    }
-    servers.truncate(MAX_SERVERS);
-    servers
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -253,17 +251,20 @@ corp.example:53 lab.example {
 }
 ";
         assert!(upstreams.add_corefile(text).unwrap().is_empty());
-        let servers_of = |upstreams: &Upstreams, name: &str| {
+        let servers_of = |upstreams: &mut Upstreams, name: &str| {
             let wire = Name::parse(name).unwrap();
-            let zones = upstreams.read();
+            let (zones, _) = upstreams.read();
             let (_, list) = of(&zones, &wire.wire().to_ascii_lowercase());
             list.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(servers_of(&upstreams, "example.com"), ["192.0.2.53:53", "[2001:db8::53]:5353"]);
-        assert_eq!(servers_of(&upstreams, "a.CORP.example"), ["10.0.0.53:1053"]);
-        assert_eq!(servers_of(&upstreams, "lab.example"), ["10.0.0.53:1053"]);
         assert_eq!(
-            servers_of(&upstreams, "notlab.example"),
+            servers_of(&mut upstreams, "example.com"),
+            ["192.0.2.53:53", "[2001:db8::53]:5353"]
+        );
+        assert_eq!(servers_of(&mut upstreams, "a.CORP.example"), ["10.0.0.53:1053"]);
+        assert_eq!(servers_of(&mut upstreams, "lab.example"), ["10.0.0.53:1053"]);
+        assert_eq!(
+            servers_of(&mut upstreams, "notlab.example"),
             ["192.0.2.53:53", "[2001:db8::53]:5353"]
         );
 
@@ -299,17 +300,17 @@ corp.example:53 lab.example {
         let corp = b"\x04corp\x07example\0";
         let expected =
             [(corp.to_vec(), vec![address(9)]), (ROOT.to_vec(), vec![address(9), address(1)])];
-        assert_eq!(upstreams.read(), expected);
+        assert_eq!(upstreams.read().0, expected);
         // With servers for all other names, no file is the default.
         upstreams.set_default("/nowhere".into());
-        assert_eq!(upstreams.read(), expected);
+        assert_eq!(upstreams.read().0, expected);
         let old = upstreams.set(Stub::new(Name::parse(".").unwrap(), [address(2)]));
         assert_eq!(old.map(|stub| stub.servers.len()), Some(2));
-        assert_eq!(upstreams.read()[1].1, [address(2)]);
+        assert_eq!(upstreams.read().0[1].1, [address(2)]);
         let mut upstreams = Upstreams::default();
         upstreams.set(Stub::new(Name::parse("corp.example").unwrap(), [address(2)]));
         upstreams.set_default(file.clone());
-        let zones = upstreams.read();
+        let (zones, _) = upstreams.read();
         assert_eq!(of(&zones, b"\x03www\0"), (ROOT, &[address(9)][..]));
         assert_eq!(of(&zones, corp), (&corp[..], &[address(2)][..]));
         fs::remove_file(file).unwrap();
@@ -346,6 +347,6 @@ corp.example:53 lab.example {
             "line 14: an earlier `forward` for . is not used",
         ];
         assert_eq!(upstreams.add_corefile(&text).unwrap(), expected);
-        assert_eq!(upstreams.read(), [(ROOT.to_vec(), vec![([192, 0, 2, 99], 53).into()])]);
+        assert_eq!(upstreams.read().0, [(ROOT.to_vec(), vec![([192, 0, 2, 99], 53).into()])]);
     }
 }
