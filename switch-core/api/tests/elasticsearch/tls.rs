@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_api::{Elasticsearch, ElasticsearchOptions};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -46,8 +46,9 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
@@ -93,9 +94,9 @@ fn options(server: &Server, host: &str, ca_file: PathBuf) -> ElasticsearchOption
 #[test]
 fn over_tls_records_arrive_at_a_server_with_a_certificate_that_holds() {
     let folder = Folder::new("holds");
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     // Others may be in the file as well.
-    let text = [Authority::new().pem, authority.pem.clone()].concat();
+    let text = [Authority::new("other").pem, authority.pem.clone()].concat();
     let ca_file = folder.write("ca.pem", &text);
     // By address, and by name. A failed connection is opened again.
     for name in ["127.0.0.1", "localhost"] {
@@ -114,13 +115,14 @@ fn over_tls_records_arrive_at_a_server_with_a_certificate_that_holds() {
 #[test]
 fn over_tls_nothing_is_sent_to_a_server_whose_certificate_does_not_hold() {
     let folder = Folder::new("does-not-hold");
-    let [authority, other] = [Authority::new(), Authority::new()];
+    let [authority, other, namesake] = ["ours", "other", "ours"].map(Authority::new);
     let ca_file = folder.write("ca.pem", &authority.pem);
     let expired = |params: &mut CertificateParams| {
         params.not_after = rcgen::date_time_ymd(2001, 1, 1);
     };
     for (config, reason) in [
         (other.certify("127.0.0.1", |_| ()), "UnknownIssuer"),
+        (namesake.certify("127.0.0.1", |_| ()), "BadSignature"),
         (authority.certify("elsewhere.example", |_| ()), "not valid for name"),
         (authority.certify("127.0.0.1", expired), "expired"),
     ] {
@@ -142,7 +144,7 @@ fn over_tls_nothing_is_sent_to_a_server_whose_certificate_does_not_hold() {
 #[test]
 fn over_tls_a_plain_server_is_unreachable_until_it_speaks_tls() {
     let folder = Folder::new("plain");
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     let ca_file = folder.write("ca.pem", &authority.pem);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
