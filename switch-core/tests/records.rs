@@ -195,6 +195,18 @@ fn rows_have_the_names_of_their_snapshot() {
 /// read.
 #[test]
 fn records_add_up_under_a_flood() {
+    flood(40);
+}
+
+/// `cargo test --release -p podswitch-core --test records -- --ignored`
+#[test]
+#[ignore = "takes long"]
+fn records_add_up_under_five_million_drops() {
+    flood(5_000);
+}
+
+/// Rounds of a thousand drops.
+fn flood(rounds: u16) {
     let mut config = config();
     config.policies = vec![policy("shut", Some(vec![]), None)];
     let mut recorded = Recorded::new(&config, 2);
@@ -208,7 +220,7 @@ fn records_add_up_under_a_flood() {
         }
     };
     let mut sent = 0u64;
-    for round in 0..40u16 {
+    for round in 0..rounds {
         for n in 0..1000u16 {
             let number = round.wrapping_mul(1000).wrapping_add(n);
             let frame = match n % 5 {

@@ -289,12 +289,12 @@ fn host_ports_lead_to_their_pod() {
 }
 
 /// Host ports are reachable at every address of the node, including ExternalIPs, and at 127.0.0.1
-/// for the node's own processes; a host port that is bound to an address is reachable only there.
+/// and ::1 for the node's own processes; a host port that is bound to an address is reachable only there.
 #[test]
 fn host_ports_at_any_address_of_the_node() {
     let external: [IpAddr; 2] = ["203.0.113.50", "2001:db8:50::1"].map(|a| a.parse().unwrap());
-    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
     for f in FAMILIES {
+        let loopback: IpAddr = ["127.0.0.1", "::1"][f].parse().unwrap();
         let mut config = rig::config();
         let port = |address, port, pod: usize| HostPort {
             address,
@@ -303,17 +303,15 @@ fn host_ports_at_any_address_of_the_node() {
             target: at(addresses(pod)[f], 8080),
         };
         config.node.local_addresses = external.to_vec();
-        let mut ports = vec![port(None, 8443, 2), port(Some(external[f]), 8444, 2)];
-        let mut others = vec![port(Some(node(f)), 8445, 1)];
-        if f == 0 {
-            ports.push(port(Some(loopback), 8445, 2));
-        }
+        let at_external = port(Some(external[f]), 8444, 2);
+        let ports = [port(None, 8443, 2), at_external, port(Some(loopback), 8445, 2)];
+        let others = [port(Some(node(f)), 8445, 1)];
         config.host_ports = vec![
             (Cookie::new("Pod/default/p2"), Arc::new([])),
             (Cookie::new("Pod/default/p1"), Arc::new([])),
         ];
         config.host_ports[0].1 = ports.into();
-        config.host_ports[1].1 = std::mem::take(&mut others).into();
+        config.host_ports[1].1 = others.into();
         let mut switch = Switch::new(&config);
         let mut last = 4000;
         let mut syn = |switch: &mut Switch, from: IpAddr, to: IpAddr, port: u16, pod: usize| {
@@ -343,19 +341,18 @@ fn host_ports_at_any_address_of_the_node() {
             got
         };
         assert!(!passed_by(&mut switch, HOST, outside, node(f), 8444), "at one address only");
-        if f == 1 {
-            continue;
-        }
         // The node's own processes, from any of their addresses.
-        assert_eq!(syn(&mut switch, node(0), loopback, 8443, 2), node(0));
-        assert_eq!(syn(&mut switch, node(0), loopback, 8445, 2), node(0));
+        assert_eq!(syn(&mut switch, node(f), loopback, 8443, 2), node(f));
+        assert_eq!(syn(&mut switch, node(f), loopback, 8445, 2), node(f));
         let seen = syn(&mut switch, loopback, loopback, 8445, 2);
-        assert_eq!(seen, node(0), "no pod sees 127.0.0.1");
+        assert_eq!(seen, node(f), "no pod sees {loopback}");
         // Nobody else may use it: neither a pod that forges it nor a client at another address;
         // nothing else leaves with it.
-        assert!(!passed_by(&mut switch, 0, addresses(0)[0], loopback, 8445));
-        assert!(!passed_by(&mut switch, HOST, loopback, addresses(2)[0], 8080));
-        assert!(!passed_by(&mut switch, HOST, loopback, "127.0.0.2".parse().unwrap(), 8445));
+        assert!(!passed_by(&mut switch, 0, addresses(0)[f], loopback, 8445));
+        assert!(!passed_by(&mut switch, 0, loopback, loopback, 8445));
+        assert!(!passed_by(&mut switch, HOST, loopback, addresses(2)[f], 8080));
+        let other = ["127.0.0.2", "::2"][f].parse().unwrap();
+        assert!(!passed_by(&mut switch, HOST, loopback, other, 8445));
         switch.assert_adds_up();
     }
 }

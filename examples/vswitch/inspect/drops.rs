@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::ask::Target;
 use super::flows::Filters;
+use super::moment::{Moment, moment};
 use super::table::text;
 use crate::{Done, print};
 
@@ -13,6 +14,7 @@ use crate::{Done, print};
 ///   vswitch drops                                   the last ones
 ///   vswitch drops -f --pod shop/web                 new ones as they occur
 ///   vswitch drops -f --reason policy --namespace shop
+///   vswitch drops --since 14:02 --until 14:05       those of a time (UTC)
 ///
 /// Many similar drops are shown as one line with their count. The counts of all lines add up to the
 /// switch's counters.
@@ -26,6 +28,14 @@ pub(crate) struct Args {
     /// Only drops for this reason, or of this class: malformed, spoof, policy, service, route, tunnel, limit, state.
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
+    /// Only drops at or after this time: a time of day (14:03, UTC), a date and time
+    /// (2026-11-30T14:03:00Z), or a duration before now (10m). The switch keeps the last 10,000
+    /// records.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<Moment>,
+    /// Only drops before or at this time.
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "follow")]
+    until: Option<Moment>,
     /// Continue with new drops as they occur.
     #[arg(short, long)]
     follow: bool,
@@ -37,6 +47,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, json: bool) -> Done {
     let mut parameters = args.filters.parameters();
     parameters.push(("reason", args.reason.clone()));
+    parameters.push(("since", args.since.map(Moment::parameter)));
+    parameters.push(("until", args.until.map(Moment::parameter)));
     parameters.push(("limit", Some(args.limit.to_string())));
     let client = args.target.client()?;
     if !args.follow {

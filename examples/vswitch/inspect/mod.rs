@@ -8,6 +8,7 @@ mod capture;
 mod drops;
 mod flows;
 mod log_level;
+mod moment;
 mod objects;
 mod perf;
 mod status;

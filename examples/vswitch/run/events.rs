@@ -191,6 +191,7 @@ fn log_applied(epoch: Epoch, source: &dyn Source, duration_ms: f64) {
         services_added, services_changed, services_removed,
         endpointslices_added, endpointslices_changed, endpointslices_removed,
         servicecidrs_added, servicecidrs_changed, servicecidrs_removed,
+        objects = changes.names().map(tracing::field::display),
         left_out = not_as_written(source.counts()),
         stale = source.is_stale().then_some(true),
         duration_ms,

@@ -52,6 +52,11 @@ struct ElasticsearchFlags {
     /// A file whose first line is an API key: its encoded form, or ID:API_KEY.
     #[arg(long, value_name = "FILE")]
     elasticsearch_api_key_file: Option<PathBuf>,
+    /// A PEM file with the certificates of the authorities that may have signed the server's, for
+    /// https. Default: those that the system trusts, or those of the file in the environment variable
+    /// SSL_CERT_FILE.
+    #[arg(long, value_name = "FILE")]
+    elasticsearch_ca_file: Option<PathBuf>,
     /// Folder for records that do not fit in memory (32 MiB) while Elasticsearch is unreachable. It
     /// survives restarts.
     #[arg(long, value_name = "DIR")]
@@ -108,6 +113,7 @@ impl ElasticsearchFlags {
         };
         options.credentials =
             credentials.transpose().map_err(|error| format!("{name}: {error}"))?;
+        options.ca_file.clone_from(&self.elasticsearch_ca_file);
         options.index.clone_from(&self.elasticsearch_index);
         options.spool.clone_from(&self.elasticsearch_spool);
         options.spool_bytes = self.elasticsearch_spool_size << 20;

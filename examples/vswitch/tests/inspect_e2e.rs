@@ -13,6 +13,8 @@ use podswitch_vswitch_testkit::{Folder, X, Y, Y6, head, program, run, veth_pod};
 use serde_json::Value;
 
 const PORT: u16 = 8080;
+/// A port of y that no rule allows.
+const SHUT: u16 = 5432;
 /// In the environment of the switch, in its kubeconfig and in its run directory.
 const SECRET: &str = "planted-secret-7f3a";
 const HASH_KEY: &str = "00112233445566778899aabbccddeeff";
@@ -63,15 +65,19 @@ impl Switch {
             "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only, namespace: a}}\n\
              spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: {PORT}}}]}}, {{ports: [{{port: 1}}]}}]}}\n"
         );
-        let service = format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: api, namespace: a}}\n\
-             spec: {{clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], ports: [{{port: 80, targetPort: {PORT}}}]}}\n\
-             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
-             metadata: {{name: api-1, namespace: a, labels: {{kubernetes.io/service-name: api}}}}\n\
-             ports: [{{port: {PORT}}}]\nendpoints: [{{addresses: [{Y}], nodeName: n1, \
-             targetRef: {{kind: Pod, namespace: a, name: y}}}}]\n"
-        );
-        let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy, service].concat();
+        let service = |name: &str, address: &str, port: u16| {
+            format!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{clusterIP: {address}, clusterIPs: [{address}], ports: [{{port: 80, targetPort: {port}}}]}}\n\
+                 ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+                 metadata: {{name: {name}-1, namespace: a, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+                 ports: [{{port: {port}}}]\nendpoints: [{{addresses: [{Y}], nodeName: n1, \
+                 targetRef: {{kind: Pod, namespace: a, name: y}}}}]\n"
+            )
+        };
+        let services = [service("api", "10.96.0.7", PORT), service("shut", "10.96.0.8", SHUT)];
+        let services = services.concat();
+        let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy, services].concat();
         let folder = Folder::new();
         folder.manifest("state", &state.replace("n1", &name));
         let (manifests, netns) = (folder.text("state"), node.path().display().to_string());
@@ -324,6 +330,14 @@ fn an_operator_asks() {
     follower.wait().expect("ends");
     let drops = switch.json("drops", &["--namespace", "a", "--port", "53"]);
     assert_eq!(drops["drops"][0]["dst"]["pod"], "y", "{drops}");
+    let of_time = |arguments: [&str; 2]| {
+        let found = switch.json("drops", &[&["--reason", "policy"], &arguments[..]].concat());
+        found["drops"].as_array().map(Vec::len)
+    };
+    let at = drops["drops"][0]["time"].as_str().expect("a time").to_owned();
+    assert_eq!(of_time(["--since", "10m"]), Some(1));
+    assert_eq!(of_time(["--until", "10m"]), Some(0));
+    assert_eq!((of_time(["--since", &at]), of_time(["--until", &at])), (Some(1), Some(1)));
     assert!(switch.says("counters", &["policy"]).contains("drops.policy_ingress  1"));
 
     // Why can x not reach y?
@@ -335,6 +349,11 @@ fn an_operator_asks() {
             .says("trace", &["--from", "a/x", "--to", &format!("[{Y6}]:{PORT}")])
             .contains("allow")
     );
+    // Through a Service: the backend's policies decide.
+    let (status, out, _) = switch.ask("trace", &["--from", "a/x", "--to", "service/a/shut:80"]);
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains(&format!("backend: {Y}:{SHUT}")), "{out}");
+    assert!(out.contains("ingress of Pod/a/y: deny, isolated by NetworkPolicy/a/only"), "{out}");
     let (status, _, err) = switch.ask("trace", &["--from", "a/xx", "--to", "a/y:1"]);
     assert_eq!((status, &*err), (Some(2), "vswitch: there is no a/xx; did you mean a/x?\n"));
 

@@ -14,7 +14,7 @@ pub struct Settings {
     pub view: Viewpoint,
     /// This node's addresses at which NodePorts and host ports are reachable.
     pub node_addresses: Vec<IpAddr>,
-    /// Further addresses of the node itself: ExternalIPs, addresses of its interfaces, IPv4 loopback. Host ports are
+    /// Further addresses of the node itself: ExternalIPs, addresses of its interfaces, 127.0.0.1 and ::1. Host ports are
     /// reachable there, too.
     pub local_addresses: Vec<IpAddr>,
     /// CIDRs from which cluster IPs are allocated. An address in them that no Service has is

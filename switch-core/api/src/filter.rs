@@ -1,6 +1,11 @@
 //! The filter of queries for drops.
 
+use std::time::{Duration, SystemTime};
+
 use podswitch_node::{DroppedFrames, FlowFilter};
+
+/// Resolution of the times in records: a time that was read there holds for its record.
+const WRITTEN: Duration = Duration::from_micros(1);
 
 /// Conditions on dropped frames, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,6 +14,10 @@ pub(crate) struct DropFilter {
     pub(crate) ends: FlowFilter,
     /// Reason of a drop, or its class.
     pub(crate) reason: Option<String>,
+    /// Only those that were dropped at this time or later.
+    pub(crate) since: Option<SystemTime>,
+    /// Only those that were dropped at this time or before.
+    pub(crate) until: Option<SystemTime>,
 }
 
 fn is_in(namespace: &str, pod: Option<&str>) -> bool {
@@ -47,6 +56,9 @@ impl DropFilter {
             && holds(self.reason.as_ref(), |reason| {
                 [record.reason.name(), record.reason.class().name()].contains(&reason.as_str())
             })
+            // A record of several frames covers a time.
+            && holds(self.since.as_ref(), |since| frames.last >= *since)
+            && holds(self.until.as_ref(), |until| frames.first < *until + WRITTEN)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -227,6 +227,12 @@ impl Parameters {
         Ok(Wanted::Capture { request, count, seconds, format })
     }
 
+    fn time(&mut self, name: &'static str) -> Result<Option<SystemTime>, String> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let time = humantime::parse_rfc3339_weak(&text);
+        time.map(Some).map_err(|_| format!("{name}={text}: a time of RFC 3339 is expected"))
+    }
+
     fn limit(&mut self) -> Result<usize, String> {
         let limit = self.parse("limit", "a number")?.unwrap_or(MAX_FLOWS);
         Ok(limit.min(MAX_FLOWS))
@@ -301,7 +307,8 @@ fn wanted(path: &str, parameters: &mut Parameters) -> Result<Option<Wanted>, Str
             if let Some(name) = &reason {
                 check_drop_reason(name).map_err(|unknown| unknown.to_string())?;
             }
-            let filter = DropFilter { ends: parameters.ends()?, reason };
+            let (since, until) = (parameters.time("since")?, parameters.time("until")?);
+            let filter = DropFilter { ends: parameters.ends()?, reason, since, until };
             let follow = parameters.parse("follow", "true or false")?.unwrap_or(false);
             return Ok(Some(Wanted::Drops { filter, limit: parameters.limit()?, follow }));
         }
@@ -385,6 +392,7 @@ mod tests {
             ("/v1/flows", "pod=a%2Fb&pod=c", 400, "pod is given twice"),
             ("/v1/flows", "protocol=tcpp", 400, "there is no protocol tcpp; did you mean TCP?"),
             ("/v1/drops", "follow=maybe", 400, "follow=maybe: true or false is expected"),
+            ("/v1/drops", "since=14:03", 400, "since=14:03: a time of RFC 3339 is expected"),
             ("/v1/trace", "from=a/b", 400, "to is missing"),
             ("/v1/capture", "from=a%2Fb", 400, "to is missing: from and to go together"),
             ("/v1/capture", "count=0", 400, "count=0: from 1 to 1000000"),

@@ -75,7 +75,8 @@ pub(crate) fn traces(node: &Node, question: &Question) -> Result<Vec<Trace>, Str
         let Some(verdict) = node.explain(&connection) else { continue };
         let (mut reason, mut object, mut backend) = (None, None, None);
         match &verdict.outcome {
-            Some(Outcome::Drop { reason: why, object: by }) => {
+            Some(Outcome::Drop { reason: why, object: by, backend: chosen }) => {
+                backend = *chosen;
                 reason = Some(why.name());
                 object = by.as_ref().map(ToString::to_string);
             }

@@ -10,6 +10,10 @@
 //! The kernel's rule for the local table has the highest priority and is moved behind ours; a local
 //! rule exists at every moment. Everything is restored at the end.
 //!
+//! Host ports at `::1` need one more step, because the kernel discards packets with that address from
+//! any interface but the loopback device: the switch's replies are passed to that device
+//! ([`loopback`]).
+//!
 //! The rules that a killed run left, or a run that [leaves them](Steering::leave_in_force), are
 //! taken over by the next one. Until then marked packets are discarded: the route to the interface
 //! is removed with the interface, and a second route discards the packets. If the node's stack
@@ -23,7 +27,7 @@ use podswitch_wire::cidr::Cidr;
 
 use super::attach::serves;
 use super::netlink::{InterfaceAddress, Route, Rule};
-use super::nft::{Front, Marking, MarkingConfig, forget_marks};
+use super::nft::{Front, Installed, Marking, MarkingConfig, forget_marks, loopback};
 use super::{HostError, NetNs, Netlink, sysctl};
 
 /// Priorities of the rule for marked packets and of the kernel's local rule after it.
@@ -108,6 +112,8 @@ pub struct Steering {
     config: SteeringConfig,
     marking: Marking,
     rules: Rules,
+    /// Delivery of replies from and to `::1`, if a host port is there and the kernel can.
+    loopback: Loopback,
 }
 
 impl Steering {
@@ -119,7 +125,9 @@ impl Steering {
         let mut rules = Rules { ns: ns.clone(), ours: Vec::new() };
         put_back(ns, &config, &mut rules)?;
         let marking = Marking::install(ns, &config.marking())?;
-        Ok(Self { ns: ns.clone(), config, marking, rules })
+        let mut loopback = Loopback::new(ns);
+        loopback.follow(&config)?;
+        Ok(Self { ns: ns.clone(), config, marking, rules, loopback })
     }
 
     /// Replaces the steered addresses, atomically. Steered connections continue.
@@ -138,7 +146,13 @@ impl Steering {
         }
         self.marking.update(&config.marking())?;
         self.config = config;
-        Ok(())
+        self.loopback.follow(&self.config).map(drop)
+    }
+
+    /// Why host ports at `::1` are not reached there, once: a kernel without nf_tables' forwarding
+    /// between interfaces.
+    pub fn take_loopback_failure(&mut self) -> Option<HostError> {
+        self.loopback.failure.take()
     }
 
     /// Restores removed settings, routes, rules and marks. Returns a description of each repair.
@@ -150,6 +164,9 @@ impl Steering {
         if self.marking.put_back(&self.config.marking())? {
             done.push(format!("nftables table {}", self.config.marks));
         }
+        if self.loopback.follow(&self.config)? {
+            done.push("delivery of packets from ::1".to_owned());
+        }
         Ok(done)
     }
 
@@ -158,6 +175,7 @@ impl Steering {
     pub fn leave_in_force(&mut self) {
         self.marking.leave_in_force();
         self.rules.ours.clear();
+        self.loopback.ns = None;
     }
 
     /// Restores the kernel's rules.
@@ -165,8 +183,8 @@ impl Steering {
     /// # Errors
     /// Missing privilege.
     pub fn stop(self) -> Result<(), HostError> {
-        let Self { ns, marking, mut rules, .. } = self;
-        drop(marking);
+        let Self { ns, marking, mut rules, loopback, .. } = self;
+        drop((marking, loopback));
         rules.remove(&ns)
     }
 }
@@ -229,7 +247,61 @@ pub fn forget(ns: &NetNs) -> Result<(), HostError> {
     let config = SteeringConfig::default();
     let ours = families(ns).into_iter().map(|is_ipv6| config.rule(is_ipv6)).collect();
     forget_marks(ns, &config.marks)?;
+    loopback::remove(ns)?;
     Rules { ns: ns.clone(), ours }.remove(ns)
+}
+
+/// Delivery of replies from and to `::1` ([`loopback`]), while a host port is there.
+#[derive(Debug)]
+struct Loopback {
+    /// `None`: what is installed stays.
+    ns: Option<NetNs>,
+    installed: Option<Installed>,
+    /// The kernel cannot, so it is not tried again.
+    is_missing: bool,
+    failure: Option<HostError>,
+}
+
+impl Loopback {
+    fn new(ns: &NetNs) -> Self {
+        Self { ns: Some(ns.clone()), installed: None, is_missing: false, failure: None }
+    }
+
+    /// Installs or removes the rules as the configuration wants. Returns whether rules that had been
+    /// installed were missing or changed.
+    fn follow(&mut self, config: &SteeringConfig) -> Result<bool, HostError> {
+        let Some(ns) = &self.ns else { return Ok(false) };
+        if !config.fronts.iter().any(|front| front.address == Ipv6Addr::LOCALHOST) {
+            if self.installed.take().is_some() {
+                loopback::remove(ns)?;
+            }
+            return Ok(false);
+        }
+        let had = self.installed.is_some();
+        let is_intact = match &mut self.installed {
+            Some(installed) => installed.is_intact()?,
+            None => self.is_missing,
+        };
+        if is_intact {
+            return Ok(false);
+        }
+        match loopback::deliver(ns, &config.interface) {
+            Ok(installed) => self.installed = Some(installed),
+            Err(error) if had => return Err(error),
+            // Everything else is served without it.
+            Err(error) => (self.is_missing, self.failure) = (true, Some(error)),
+        }
+        Ok(had)
+    }
+}
+
+impl Drop for Loopback {
+    fn drop(&mut self) {
+        if let Some(ns) = self.ns.as_ref().filter(|_| self.installed.is_some()) {
+            // Best effort: without the interface the rules have no effect.
+            let _ = loopback::remove(ns);
+        }
+    }
 }
 
 /// The routing rules, and the routes that discard packets; restored when dropped.

@@ -14,7 +14,7 @@ use podswitch_core::packet::{Batch, Packet};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
-use podswitch_linux::nft::Front;
+use podswitch_linux::nft::{Front, IngressDrop};
 use podswitch_linux::reserve::ReservedPorts;
 use podswitch_linux::steer::{self, Steering, SteeringConfig};
 use podswitch_linux::{NetNs, Netlink, sysctl};
@@ -277,7 +277,7 @@ fn a_server_of_the_node_replies_through_the_switch() {
     asks.recv_from(&mut [0; 4]).expect("directly from the node");
 }
 
-/// A host port at 127.0.0.1, from the node's own processes.
+/// A host port at 127.0.0.1 or ::1, from the node's own processes.
 #[test]
 fn loopback_is_steered_for_the_nodes_own_processes() {
     podswitch_testkit::require_tap!();
@@ -286,13 +286,34 @@ fn loopback_is_steered_for_the_nodes_own_processes() {
         let lo = netlink.link("lo").unwrap().index;
         netlink.set_up(lo).unwrap();
     });
-    let loopback = Front { address: ip("127.0.0.1"), protocol: proto::UDP, port: 8053 };
+    let front = |address| Front { address: ip(address), protocol: proto::UDP, port: 8053 };
+    let fronts = ["127.0.0.1", "::1"].map(front).to_vec();
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(1500, NODE.map(ip).to_vec(), (vec![loopback], Vec::new())).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (fronts, Vec::new())).unwrap();
+    assert!(steering.take_loopback_failure().is_none());
     let node = rig.node.clone();
-    let to = SocketAddr::new(ip("127.0.0.1"), 8053);
-    rig.reaches_the_switch(&node, "127.0.0.1", to, 100);
-    rig.reaches_the_switch(&node, NODE[0], to, 100);
+    for (f, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
+        let to = SocketAddr::new(ip(loopback), 8053);
+        for source in [loopback, NODE[f]] {
+            rig.reaches_the_switch(&node, source, to, 100);
+        }
+    }
+    // From any address of the node, at any address of the node.
+    let front = Front { address: ip(NODE[1]), ..front("::1") };
+    let steering = rig.steering.as_mut().unwrap();
+    let fronts = vec![front, Front { address: ip("::1"), ..front }];
+    steering.update(1500, NODE.map(ip).to_vec(), (fronts, Vec::new())).unwrap();
+    rig.reaches_the_switch(&node, "::1", SocketAddr::new(ip(NODE[1]), 8053), 100);
+    // Others may remove what delivers replies at ::1.
+    let steering = rig.steering.as_mut().unwrap();
+    assert_eq!(steering.reconcile().unwrap(), Vec::<String>::new());
+    IngressDrop::remove(&node, "podswitch-loopback").unwrap();
+    assert_eq!(steering.reconcile().unwrap(), ["delivery of packets from ::1"]);
+    rig.reaches_the_switch(&node, "::1", SocketAddr::new(ip("::1"), 8053), 100);
+    // Without a host port there it is removed: then there is nothing that a reconciliation puts back.
+    let steering = rig.steering.as_mut().unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (Vec::new(), Vec::new())).unwrap();
+    assert_eq!(steering.reconcile().unwrap(), Vec::<String>::new());
 }
 
 /// Services are added and removed; addresses that no longer belong to a Service go to the node

@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use podswitch_core::action::DropReason;
+use podswitch_core::action::{DropReason, Plan};
 use podswitch_core::id::{Cookie, PortId};
-use podswitch_core::resolve::{Decision, Query, resolve};
+use podswitch_core::resolve::{self, Query};
 use podswitch_core::snapshot::{Location, Snapshot};
 use podswitch_policy::explain::Explanation;
 use podswitch_policy::verdict::Traffic;
@@ -44,6 +44,8 @@ pub enum Outcome {
         reason: DropReason,
         /// The policy or Service that decides it, if one does.
         object: Option<Cookie>,
+        /// The backend that a Service had selected for it, whose policies may be what denies it.
+        backend: Option<SocketAddr>,
     },
 }
 
@@ -76,7 +78,10 @@ impl fmt::Display for Verdict {
             Some(Outcome::Forward { backend: Some(backend) }) => writeln!(f, "backend: {backend}")?,
             Some(Outcome::Forward { backend: None }) => {}
             Some(Outcome::Gateway) => return write!(f, "the gateway answers"),
-            Some(Outcome::Drop { reason, object }) => {
+            Some(Outcome::Drop { reason, object, backend }) => {
+                if let Some(backend) = backend {
+                    writeln!(f, "backend: {backend}")?;
+                }
                 write!(f, "drop: {}", reason.name())?;
                 match object {
                     Some(object) => writeln!(f, " by {object}")?,
@@ -95,19 +100,24 @@ pub(crate) fn explain(snapshot: &Arc<Snapshot>, connection: &Connection) -> Opti
     let key = FlowKey::new(src, dst, protocol, sport, dport)?;
     let mut server = SocketAddr::new(dst, dport);
     let mut via_service = snapshot.services.is_frontend(&key);
-    let outcome =
-        ingress(snapshot, src).map(|ingress| match resolve(snapshot, &Query::new(&key, ingress)) {
-            Decision::Forward { pinned, .. } => {
-                let reply = &pinned.reply;
-                via_service = pinned.is_via_service();
-                server = SocketAddr::new(reply.src_addr(), reply.src_port);
-                Outcome::Forward { backend: via_service.then_some(server) }
+    let outcome = ingress(snapshot, src).map(|ingress| {
+        let query = Query::new(&key, ingress);
+        let (mut pinned, mut plan) = (query.pinned(), Plan::default());
+        let verdict = resolve::decide(snapshot, &query, None, &mut pinned, &mut plan);
+        // A packet that policy drops has a backend as well: its policies count, not those of the Service's address.
+        let backend = pinned
+            .is_via_service()
+            .then(|| SocketAddr::new(pinned.reply.src_addr(), pinned.reply.src_port));
+        via_service |= backend.is_some();
+        server = backend.unwrap_or(server);
+        match verdict {
+            resolve::Verdict::Forward(_) => Outcome::Forward { backend },
+            resolve::Verdict::Gateway => Outcome::Gateway,
+            resolve::Verdict::Drop(denial) => {
+                Outcome::Drop { reason: denial.reason, object: denial.object, backend }
             }
-            Decision::Gateway => Outcome::Gateway,
-            Decision::Drop(denial) => {
-                Outcome::Drop { reason: denial.reason, object: denial.object }
-            }
-        });
+        }
+    });
     let traffic = Traffic { protocol, port: server.port(), via_service };
     Some(Verdict { outcome, policies: snapshot.policy.explain(src, server.ip(), traffic) })
 }

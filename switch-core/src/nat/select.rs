@@ -69,8 +69,8 @@ pub(crate) fn backend<'s>(
     let client = key.src_addr();
     let is_pod = matches!(snapshot.port(packet.ingress), PortFacts::Pod(_));
     let is_from_node = snapshot.host.is_some_and(|host| host.port == packet.ingress);
-    if is_loopback_v4(key.dst_addr()) && !is_from_node {
-        // A host port at 127.0.0.1 is for the node's own processes (T-S4).
+    if is_loopback(key.dst_addr()) && !is_from_node {
+        // A host port at 127.0.0.1 or ::1 is for the node's own processes (T-S4).
         return Ok(None);
     }
     let table = &snapshot.services;
@@ -115,7 +115,7 @@ pub(crate) fn backend<'s>(
     let is_on_node = snapshot.node_addresses.contains(&backend.address);
     let keeps_client = is_on_node && !in_cluster && chosen.scope == Scope::Local;
     let returns_to_host = is_from_node && !keeps_client && (is_on_node || returns_to_host(pinned));
-    if chosen.needs_snat || is_hairpin || is_transit || returns_to_host || is_loopback_v4(client) {
+    if chosen.needs_snat || is_hairpin || is_transit || returns_to_host || is_loopback(client) {
         // A network stack accepts no packet from the wire that has one of its own addresses as
         // source. This holds for a pod's stack and for the node's.
         let is_own_address = is_hairpin && snapshot.is_local_pod(client) || is_on_node;
@@ -129,9 +129,9 @@ pub(crate) fn backend<'s>(
     Ok(Some(Served { chosen, affinity }))
 }
 
-/// Whether an address is one of 127.0.0.0/8.
-pub(crate) fn is_loopback_v4(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(a) if a.is_loopback())
+/// Whether an address is one of 127.0.0.0/8 or ::1.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.is_loopback()
 }
 
 /// Replaces the source of a connection from a pod to a destination outside the cluster with the

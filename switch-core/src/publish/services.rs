@@ -1,6 +1,6 @@
 //! Services: passes a publish to the Service compiler.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
@@ -59,7 +59,7 @@ pub(super) fn news(before: &[Clash], now: &[Clash], published: &mut Published) {
 /// Further addresses of the node, where host ports are reachable.
 fn local_addresses(node: &LocalNode) -> Vec<IpAddr> {
     let mut addresses = node.local_addresses.clone();
-    addresses.push(Ipv4Addr::LOCALHOST.into());
+    addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
     addresses.retain(|address| !node.addresses.contains(address));
     addresses.sort_unstable();
     addresses.dedup();

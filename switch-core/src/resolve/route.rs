@@ -12,7 +12,7 @@ use super::decision::{Answer, Denial};
 use super::query::Query;
 use crate::action::{DropReason, Plan};
 use crate::id::PortId;
-use crate::nat::select::is_loopback_v4;
+use crate::nat::select::is_loopback;
 use crate::pinned::{Direction, Pinned, SourceNat};
 use crate::snapshot::{
     EndpointFacts, FibEntry, HostPort, Location, NextHops, PortFacts, Reach, Snapshot, UplinkPort,
@@ -101,9 +101,9 @@ pub(super) fn lookup(
         return Ok(Hop::Gateway);
     }
     if let Some(reason) = unroutable(destination) {
-        // If a process of the node used 127.0.0.1 towards a host port, it gets its replies at that
+        // If a process of the node used 127.0.0.1 or ::1 towards a host port, it gets its replies at that
         // address.
-        let is_reply = direction == Direction::Reply && is_loopback_v4(destination);
+        let is_reply = direction == Direction::Reply && is_loopback(destination);
         return match snapshot.host {
             Some(host) if is_reply && host.port == pinned.origin => to_host(snapshot),
             _ => Err(Unreachable::new(reason, Answer::Silent)),

@@ -4,7 +4,7 @@ use super::martian::{is_link_local_v4, is_link_local_v6, is_martian};
 use super::query::Query;
 use super::uplink;
 use crate::action::DropReason;
-use crate::nat::select::is_loopback_v4;
+use crate::nat::select::is_loopback;
 use crate::snapshot::{Location, PortFacts, Snapshot};
 
 /// Checks a packet's source address against the port that it was received on.
@@ -28,9 +28,8 @@ pub fn check_source(snapshot: &Snapshot, query: &Query<'_>) -> Result<(), DropRe
             // The same holds for the node's own stack.
             let to_gateway =
                 || is_link_local_v6(source) && snapshot.is_gateway(query.key.dst_addr());
-            // Its processes may use 127.0.0.1 towards a host port there.
-            let to_host_port =
-                || is_loopback_v4(source) && snapshot.services.is_frontend(query.key);
+            // Its processes may use 127.0.0.1 or ::1 towards a host port there.
+            let to_host_port = || is_loopback(source) && snapshot.services.is_frontend(query.key);
             if is_martian(source) && !is_link_local_v4(source) && !to_gateway() && !to_host_port() {
                 return Err(DropReason::MartianSource);
             }

@@ -8,7 +8,7 @@ const GOOD: &str = "---\n{apiVersion: v1, kind: Service, metadata: {name: good, 
 /// The fields of an event that say what changed.
 fn names(event: &Value) -> Vec<&str> {
     let fields = event["fields"].as_object().expect("fields");
-    let others = ["epoch", "duration_ms", "left_out"];
+    let others = ["epoch", "duration_ms", "left_out", "objects"];
     fields.keys().map(String::as_str).filter(|name| !others.contains(name)).collect()
 }
 
@@ -68,6 +68,11 @@ fn applied_counts_what_was_added_changed_and_removed() {
         let fields = &event["fields"];
         assert!(wanted.iter().all(|name| fields[name] == 1), "{event}");
         assert!(fields["duration_ms"].is_f64(), "{event}");
+        let objects = fields["objects"].as_str().map(|names| names.split(',').count());
+        let count = (!expected.is_empty()).then_some(expected.len());
+        assert_eq!(objects, count, "each is named: {event}");
+        let renamed = expected == [("networkpolicies", "changed")];
+        assert!(!renamed || fields["objects"] == "~NetworkPolicy/a/deny", "{event}");
     }
     assert_eq!(switch.stop(), Some(0));
 }

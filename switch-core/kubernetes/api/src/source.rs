@@ -502,7 +502,7 @@ impl Source for ApiSource {
     }
 
     fn object_changes(&self) -> ObjectChanges {
-        self.object_changes
+        self.object_changes.clone()
     }
 
     fn is_stale(&self) -> bool {

@@ -264,11 +264,8 @@ fn host_port(
     // 0 means none in the API server.
     let number = port.host_port.filter(|&number| number != 0)?;
     let note = match address.flatten() {
-        Some(IpAddr::V4(v4)) if v4.is_loopback() => {
+        Some(address) if address.is_loopback() => {
             Some("is reached by the node's own processes only")
-        }
-        Some(IpAddr::V6(v6)) if v6.is_loopback() => {
-            Some("is not served: the kernel keeps IPv6 loopback to itself")
         }
         _ => None,
     };

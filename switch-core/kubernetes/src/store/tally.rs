@@ -1,4 +1,7 @@
-//! Counts the objects of each kind that were added, changed and removed.
+//! Counts the objects of each kind that were added, changed and removed, and names some.
+
+use std::collections::BTreeSet;
+use std::fmt;
 
 use hashbrown::HashMap;
 use podswitch_core::id::Cookie;
@@ -25,13 +28,68 @@ impl KindChanges {
 }
 
 /// Objects that were added, changed and removed, by kind, whether they can be used or not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ObjectChanges([KindChanges; Kind::ALL.len()]);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObjectChanges {
+    counts: [KindChanges; Kind::ALL.len()],
+    named: BTreeSet<Named>,
+}
+
+/// Number of objects that are named, so that a log line stays readable.
+const NAMED: usize = 10;
+
+/// A changed object. Those come first that people change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    rank: u8,
+    object: String,
+    /// `+`, `~` or `-`.
+    sign: char,
+}
+
+/// The order in which kinds are named: what people write first, what controllers write last.
+fn rank(kind: Kind) -> u8 {
+    match kind {
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => 0,
+        Kind::Service => 1,
+        Kind::Namespace | Kind::Node | Kind::ServiceCidr => 2,
+        Kind::Pod => 3,
+        Kind::EndpointSlice => 4,
+    }
+}
 
 impl ObjectChanges {
     /// The changes of one kind.
     pub fn of(&self, kind: Kind) -> KindChanges {
-        self.0[kind as usize]
+        self.counts[kind as usize]
+    }
+
+    /// The number of objects that were added, changed or removed.
+    pub fn total(&self) -> usize {
+        self.counts.iter().map(|of| of.added + of.changed + of.removed).sum()
+    }
+
+    /// The names of at most ten objects, separated by commas, each after `+` (added), `~` (changed)
+    /// or `-` (removed); then the number of the others. Policies come first, then Services. `None`:
+    /// nothing changed.
+    pub fn names(&self) -> Option<impl fmt::Display> {
+        let names: Vec<String> =
+            self.named.iter().map(|named| format!("{}{}", named.sign, named.object)).collect();
+        let others = self.total() - names.len();
+        let others = if others > 0 { format!(",and {others} more") } else { String::new() };
+        (!names.is_empty()).then(|| names.join(",") + &others)
+    }
+
+    fn add(&mut self, kind: Kind, object: &Cookie, sign: char) {
+        let of_kind = &mut self.counts[kind as usize];
+        *match sign {
+            '+' => &mut of_kind.added,
+            '~' => &mut of_kind.changed,
+            _ => &mut of_kind.removed,
+        } += 1;
+        self.named.insert(Named { rank: rank(kind), object: object.to_string(), sign });
+        if self.named.len() > NAMED {
+            self.named.pop_last();
+        }
     }
 
     /// The kinds with changes.
@@ -59,11 +117,10 @@ impl Store {
         for (object, (kind, was_there)) in
             self.touched.replace(Touched::new()).into_iter().flatten()
         {
-            let of_kind = &mut changes.0[kind as usize];
             match (was_there, self.objects.contains_key(&object)) {
-                (false, true) => of_kind.added += 1,
-                (true, true) => of_kind.changed += 1,
-                (true, false) => of_kind.removed += 1,
+                (false, true) => changes.add(kind, &object, '+'),
+                (true, true) => changes.add(kind, &object, '~'),
+                (true, false) => changes.add(kind, &object, '-'),
                 // It was added and deleted again.
                 (false, false) => {}
             }
@@ -114,6 +171,27 @@ mod tests {
         store.upsert(&pod("bad", "10.0.0.256"));
         assert_eq!(pods(&mut store), (1, 0, 1), "an unusable object counts as well");
         assert_eq!(pods(&mut store), (0, 0, 0));
+    }
+
+    #[test]
+    fn some_are_named() {
+        let mut store = Store::new(Some("n"), Options::default());
+        store.upsert(&pod("a", "10.0.0.1"));
+        store.upsert(&pod("b", "10.0.0.2"));
+        assert!(store.take_object_changes().names().is_none());
+        store.upsert(&pod("a", "10.0.0.3"));
+        store.delete(&Cookie::new("Pod/a/b"));
+        let policy = r#"{"metadata":{"namespace":"z","name":"p"},"spec":{"podSelector":{}}}"#;
+        store.upsert(&Object::decode(Kind::NetworkPolicy, policy).unwrap());
+        let names = |store: &mut Store| store.take_object_changes().names().unwrap().to_string();
+        assert_eq!(names(&mut store), "+NetworkPolicy/z/p,~Pod/a/a,-Pod/a/b");
+        for number in 10..30 {
+            store.upsert(&pod(&format!("n{number}"), &format!("10.0.0.{number}")));
+        }
+        store.delete(&Cookie::new("NetworkPolicy/z/p"));
+        let names = names(&mut store);
+        assert!(names.starts_with("-NetworkPolicy/z/p,+Pod/a/n10,"), "{names}");
+        assert!(names.ends_with(",+Pod/a/n18,and 11 more"), "{names}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) fn forward_by_note(ns: &NetNs, table: &str, from: &str) -> Result<Ins
 }
 
 /// A table with an ingress chain for `from` and the rules that `fill` adds.
-fn commit(
+pub(super) fn commit(
     ns: &NetNs,
     table: &str,
     from: &str,

@@ -8,6 +8,7 @@
 pub mod conntrack;
 pub(crate) mod forward;
 mod ingress;
+pub(crate) mod loopback;
 mod message;
 mod rule;
 mod steer;

@@ -72,6 +72,13 @@ impl Rule<'_, '_> {
         })
     }
 
+    /// Writes the first register into the packet. No checksum is adjusted.
+    pub(super) fn store(&mut self, base: Base, offset: u32, len: u32) -> &mut Self {
+        self.expression("payload", |d| {
+            d.number(5, REGISTER).number(2, base as u32).number(3, offset).number(4, len);
+        })
+    }
+
     /// Sends the packet unchanged by the interface whose index is in the first register.
     pub(super) fn forward(&mut self) -> &mut Self {
         self.expression("fwd", |d| {

@@ -7,7 +7,7 @@
 //! node are marked as well, so that their replies go to the switch. So are replies of a server of
 //! the node itself to a client that the switch forwarded with the client's own address (S3).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
@@ -234,6 +234,15 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
     transaction.add_rule(table, PREROUTING, |rule| {
         rule.load_meta(Meta::InputName).equal(&host).accept();
     });
+    // The switch's replies from and to ::1 come by the loopback device (`loopback`), but they are for
+    // the node's processes all the same.
+    for offset in [FAMILIES[1].source, FAMILIES[1].destination] {
+        transaction.add_rule(table, PREROUTING, |rule| {
+            rule.load_meta(Meta::InputName).equal(&interface_name("lo"));
+            rule.load_meta(Meta::Family).equal(&[NFPROTO_IPV6]);
+            rule.load(Base::Network, offset, 16).equal(&Ipv6Addr::LOCALHOST.octets()).accept();
+        });
+    }
     if how.tracked {
         transaction.add_rule(table, OUTPUT, |rule| {
             rule.load_tracked(TRACKED_DIRECTION).equal(&[1]);

@@ -80,6 +80,9 @@ pub enum Failure {
     /// Services at the node's own addresses are not served.
     #[error("Services at the node's own addresses are not served: {0}")]
     Steering(#[source] HostError),
+    /// Host ports at ::1 are not reached there.
+    #[error("host ports are not reached at ::1, only at the node's other addresses: {0}")]
+    HostPortsAtLoopback(#[source] HostError),
     /// Ports of the switch are not reserved.
     #[error("ports of the switch are not reserved: {0}")]
     ReservedPorts(#[source] HostError),

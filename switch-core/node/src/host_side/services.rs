@@ -122,13 +122,17 @@ impl ServiceSide {
         let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
         let sources = sources(snapshot).collect();
         if let Some(steering) = &mut self.steering {
-            return steering.update(mtu, sources, (fronts, servers));
+            steering.update(mtu, sources, (fronts, servers))?;
+        } else if let Some(planned) = self.planned.take() {
+            let config = SteeringConfig { mtu, sources, fronts, servers, ..planned };
+            match Steering::install(&self.namespace, config) {
+                Ok(steering) => self.steering = Some(steering),
+                Err(error) => self.reporter.failure(Failure::Steering(error)),
+            }
         }
-        let Some(planned) = self.planned.take() else { return Ok(()) };
-        let config = SteeringConfig { mtu, sources, fronts, servers, ..planned };
-        match Steering::install(&self.namespace, config) {
-            Ok(steering) => self.steering = Some(steering),
-            Err(error) => self.reporter.failure(Failure::Steering(error)),
+        let failure = self.steering.as_mut().and_then(Steering::take_loopback_failure);
+        if let Some(error) = failure {
+            self.reporter.failure(Failure::HostPortsAtLoopback(error));
         }
         Ok(())
     }

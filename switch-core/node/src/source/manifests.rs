@@ -173,7 +173,7 @@ impl Source for ManifestSource {
     }
 
     fn object_changes(&self) -> ObjectChanges {
-        self.changes
+        self.changes.clone()
     }
 
     fn stale_for(&self) -> Duration {

@@ -32,6 +32,11 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(options: &ElasticsearchOptions) -> io::Result<Self> {
+        if let (Some(file), false) = (&options.ca_file, options.endpoint.is_tls) {
+            let (file, endpoint) = (file.display(), &options.endpoint);
+            let reason = format!("{file} has certificates to check, but {endpoint} is not https");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         Ok(Self {
             endpoint: options.endpoint.clone(),
             authorization: options.credentials.as_ref().map(|credentials| credentials.0.clone()),
@@ -39,7 +44,10 @@ impl Connector {
             open: None,
             #[cfg(feature = "tls")]
             tls: match options.endpoint.is_tls {
-                true => Some(super::tls::Tls::new(&options.endpoint.host)?),
+                true => {
+                    let ca_file = options.ca_file.as_deref();
+                    Some(super::tls::Tls::new(&options.endpoint.host, ca_file)?)
+                }
                 false => None,
             },
         })

@@ -13,6 +13,9 @@ pub struct ElasticsearchOptions {
     pub endpoint: Endpoint,
     /// This node's credentials.
     pub credentials: Option<Credentials>,
+    /// A PEM file with the certificates of the authorities that may have signed that of the server;
+    /// `None`: those that the system trusts, or those in `SSL_CERT_FILE`. For `https` only.
+    pub ca_file: Option<PathBuf>,
     /// The index or data stream; `None`: `logs-podswitch.flow-default` and `logs-podswitch.drop-default`.
     pub index: Option<String>,
     /// Maximum bytes of documents that wait in memory.
@@ -41,6 +44,7 @@ impl ElasticsearchOptions {
         Self {
             endpoint,
             credentials: None,
+            ca_file: None,
             index: None,
             memory: 32 << 20,
             spool: None,
