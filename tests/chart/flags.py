@@ -9,6 +9,7 @@ LONG = re.compile(r'long = "([a-z0-9-]+)"')
 # Sources of each command.
 SOURCES = {
     "run": ["run/*.rs", "run/*/*.rs", "cluster.rs"],
+    "hold": ["hold.rs"],
     "preflight": ["preflight.rs"],
     "probe": ["probe.rs"],
     "uninstall": ["uninstall.rs"],

@@ -68,6 +68,8 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        // A killed switch leaves one, which would have namespaces open for minutes.
+        podswitch_node::hold::end_holder(Path::new(&self.0));
         let _ = fs::remove_dir_all(&self.0);
     }
 }
