@@ -141,7 +141,8 @@ impl Injector {
         let queue = inherited.take(&key(ns, name)?).into_iter().next();
         // Its interface may have been deleted since its switch has ended.
         let is_usable = |queue: &OwnedFd| {
-            inherited.has_predecessor() || tun::interface(queue.as_fd()).is_ok_and(|(of, _)| of == name)
+            inherited.has_predecessor()
+                || tun::interface(queue.as_fd()).is_ok_and(|(of, _)| of == name)
         };
         let queue = match queue.filter(is_usable) {
             Some(queue) => queue,

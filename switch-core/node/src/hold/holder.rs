@@ -161,7 +161,8 @@ impl Holder {
     }
 
     fn wait(&self, bound: Duration, stop: BorrowedFd<'_>) -> io::Result<[bool; 3]> {
-        let left = self.alone_since.map(|since| bound.saturating_sub(self.clock.now().since(since)));
+        let left =
+            self.alone_since.map(|since| bound.saturating_sub(self.clock.now().since(since)));
         // At least a millisecond: the time left is rounded down.
         let timeout = left.map(|left| left + Duration::from_millis(1)).map(|left| Timespec {
             tv_sec: left.as_secs() as i64,

@@ -87,11 +87,7 @@ enum Message {
     End,
 }
 
-fn send(
-    channel: &Channel,
-    message: &Message,
-    files: &[BorrowedFd<'_>],
-) -> Result<(), HoldError> {
+fn send(channel: &Channel, message: &Message, files: &[BorrowedFd<'_>]) -> Result<(), HoldError> {
     let text = serde_json::to_vec(message).map_err(io::Error::from)?;
     channel.send(&text, files).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => HoldError::Ended,

@@ -29,10 +29,7 @@ fn a_panic_leaves_the_devices_open() {
     let [node_ns, red, blue] = namespaces();
     let options = || NodeOptions::new("n1").namespace(node_ns.clone());
     let pods = || {
-        [
-            pod("red", &red, 2).labels(labels("red")),
-            pod("blue", &blue, 3).labels(labels("blue")),
-        ]
+        [pod("red", &red, 2).labels(labels("red")), pod("blue", &blue, 3).labels(labels("blue"))]
     };
     let (link, _) = HolderLink::connect(&folder).unwrap();
     let (mut node, _events) = start(options(), config());
