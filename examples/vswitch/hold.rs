@@ -11,7 +11,7 @@ use podswitch_linux::handover::Channel;
 use podswitch_node::hold::{HoldEnd, HoldOptions, Holder};
 
 use crate::failure::Failure;
-use crate::run::{RunDir, raise_descriptor_limit, seconds};
+use crate::run::{HOLD_FOR, RunDir, raise_descriptor_limit, seconds};
 use crate::signals::Signals;
 use crate::{Done, print};
 
@@ -42,9 +42,6 @@ pub(crate) struct Args {
     #[arg(long, hide = true)]
     started: bool,
 }
-
-/// Default of `--hold-for`.
-pub(crate) const HOLD_FOR: &str = "300";
 
 pub(crate) fn run(args: &Args) -> Done {
     raise_descriptor_limit();

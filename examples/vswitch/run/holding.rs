@@ -9,7 +9,9 @@ use podswitch_linux::handover::{Channel, Inherited};
 use podswitch_node::hold::{HOLD_SOCKET, HoldError, HolderLink, end_holder};
 
 use super::flags;
-use crate::hold::HOLD_FOR;
+
+/// Default of `--hold-for`, in seconds.
+pub(crate) const HOLD_FOR: &str = "300";
 
 /// `--hold`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

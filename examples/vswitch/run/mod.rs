@@ -41,6 +41,7 @@ use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 pub(crate) use flags::seconds;
+pub(crate) use holding::HOLD_FOR;
 use holding::{HoldFlags, Holding};
 use outputs::OutputFlags;
 use run_dir::Busy;

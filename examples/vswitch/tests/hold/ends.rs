@@ -126,6 +126,13 @@ fn a_planned_stop_leaves_the_devices_open() {
         assert!(has_carrier(ns, name), "{name} in {ns}");
     }
     stream.send(5);
+    // One that cannot start changes nothing.
+    let run_dir = ["--run-dir", &world.run_dir.0];
+    let flags = [&run_dir[..], &["--underlay", "packet", "--uplink", "nosuch0"]].concat();
+    assert_eq!(world.node.start(&world.folder, &flags).ends(), Some(1));
+    for (ns, name) in [(&from.ns, "eth0"), (&world.node.ns, "podswitch0")] {
+        assert!(has_carrier(ns, name), "{name} in {ns}, after a start that failed");
+    }
     switch = world.start(&["--keep"]);
     assert_eq!(stream.receive(5), [1, 2, 3, 4, 5]);
     World::talk(&mut open, 1);

@@ -10,14 +10,21 @@ use crate::hold::{HoldError, HolderLink};
 #[derive(Debug, Default)]
 pub(super) struct Holding {
     link: Option<HolderLink>,
+    /// Devices are a holder's that this node does not know yet.
+    is_unknown: bool,
     /// Where a holder that starts later listens. `None`: the devices are not to be held.
     run_dir: Option<PathBuf>,
 }
 
 impl Holding {
+    /// For a node that starts. `has_held`: with devices that a holder kept.
+    pub(super) fn of_start(has_held: bool) -> Self {
+        Self { is_unknown: has_held, ..Self::default() }
+    }
+
     /// Whether devices outlive this process.
     pub(super) fn is_held(&self) -> bool {
-        self.link.is_some()
+        self.link.is_some() || self.is_unknown
     }
 
     /// Nothing is to be held any more.
@@ -34,14 +41,14 @@ impl Node {
     pub fn hold(&mut self, link: Option<HolderLink>, run_dir: impl Into<PathBuf>) {
         self.close_inherited();
         self.control.hold_workers(false);
-        self.holding = Holding { link, run_dir: Some(run_dir.into()) };
+        self.holding = Holding { link, run_dir: Some(run_dir.into()), is_unknown: false };
         self.hold_devices(true);
         self.deliver_events();
     }
 
     /// Tells the holder which devices there are. `looks`: for another holder, if there is none.
     pub(super) fn hold_devices(&mut self, looks: bool) {
-        let Holding { link, run_dir } = &mut self.holding;
+        let Holding { link, run_dir, .. } = &mut self.holding;
         if let (None, Some(path), true) = (&link, &run_dir, looks) {
             match HolderLink::connect(path) {
                 Ok((found, _)) => {

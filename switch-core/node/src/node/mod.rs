@@ -208,7 +208,7 @@ impl Node {
             is_unpublished: false,
             ownership: if takes_over { Ownership::Predecessor } else { Ownership::Own },
             kept,
-            holding: Holding::default(),
+            holding: Holding::of_start(is_held),
             behind: Behind::default(),
             reported: None,
         };
