@@ -21,7 +21,7 @@ fn nothing_is_lost(name: &str, more: &[&str]) {
         switch.event("ready");
         switch
     };
-    let [mut one, two] = [start(0, "1"), start(1, "1")];
+    let [mut one, two] = [start(0, "2"), start(1, "1")];
     let [[tap, veth], [far, _]] = nodes.each_ref().map(|node| [&node.pods[0], &node.pods[1]]);
     let mut connections = Vec::new();
     let mut streams = Vec::new();
@@ -37,7 +37,7 @@ fn nothing_is_lost(name: &str, more: &[&str]) {
     // The client has nothing more to say; the server goes on.
     let mut half = Open::new(&tap.ns, &veth.ns, veth.addresses[0], 8500);
     half.client.shutdown(std::net::Shutdown::Write).expect("half of it is closed");
-    for (round, workers) in ["1", "2", "1", "3"].into_iter().enumerate() {
+    for (round, workers) in ["1", "3", "1", "2"].into_iter().enumerate() {
         let byte = round as u8;
         for stream in &mut streams {
             // The way is known.

@@ -1,12 +1,14 @@
 //! How holders begin and end.
 
+use std::fs;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use podswitch_vswitch_testkit::cluster::{Fabric, Node, put};
+use podswitch_vswitch_testkit::cluster::{Fabric, Limit, Node, PATIENCE, put};
 use podswitch_vswitch_testkit::running::Running;
 use podswitch_vswitch_testkit::{Folder, RunDir, program};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Datagrams, Open, has_carrier, holder, holder_begins, holder_ends, loses_carrier};
 
@@ -69,7 +71,15 @@ fn the_holder_is_killed_too() {
     drop(switch);
     process.kill().expect("ended");
     holder_ends(&world.run_dir);
-    switch = world.start(&["--hold", "use"]);
+    let log = world.folder.path("log");
+    let netns = world.node.ns.path().display().to_string();
+    let manifests = world.folder.text("state");
+    let head = ["--json", "--node", &world.node.name, "--manifests", &manifests];
+    let flags = ["--node-netns", &netns, "--run-dir", &world.run_dir.0, "--hold", "use"];
+    switch = Running::start_with(&[&head[..], &flags].concat(), |command| {
+        command.stderr(fs::File::create(&log).expect("a file"));
+    });
+    switch.event("ready");
     World::talk(&mut open, 4);
     assert!(holder(&world.run_dir).is_none(), "it starts none");
     let mut own = Command::new(program())
@@ -78,8 +88,12 @@ fn the_holder_is_killed_too() {
         .spawn()
         .expect("the program starts");
     holder_begins(&world.run_dir);
-    // Once it has the devices, they outlive the switch. It looks for one every two seconds.
-    std::thread::sleep(Duration::from_secs(5));
+    // Once it has the devices, they outlive the switch, which looks for one every few seconds.
+    let limit = Limit::new(PATIENCE);
+    while !fs::read_to_string(&log).expect("a log").contains("keeps the devices again") {
+        limit.left().expect("it is found");
+        thread::sleep(Duration::from_millis(50));
+    }
     drop(switch);
     assert!(has_carrier(&pod.ns, "eth0"));
     open.client_sends(&[5; 2000]);
@@ -88,7 +102,7 @@ fn the_holder_is_killed_too() {
     // It serves the next one, too.
     assert_eq!(switch.stop(), Some(0));
     assert!(own.try_wait().expect("a child").is_none());
-    rustix::process::kill_process(rustix::process::Pid::from_child(&own), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&own), Signal::TERM).expect("it runs");
     assert_eq!(own.wait().expect("it ends").code(), Some(0));
     holder_ends(&world.run_dir);
 }
