@@ -33,7 +33,9 @@ fn a_panic_leaves_the_devices_open() {
     };
     let (link, _) = HolderLink::connect(&folder).unwrap();
     let (mut node, _events) = start(options(), config());
-    pods().map(|pod| node.add_pod(pod).unwrap());
+    for pod in pods() {
+        node.add_pod(pod).unwrap();
+    }
     node.hold(Some(link), &folder);
     let (from, to) = (socket(&red, 2, 7), socket(&blue, 3, 7));
     assert!(reaches(&from, &to));
@@ -50,7 +52,9 @@ fn a_panic_leaves_the_devices_open() {
     }
     let (link, files) = HolderLink::connect(&folder).unwrap();
     let (mut node, _events) = start(options().held(files), config());
-    pods().map(|pod| node.add_pod(pod).unwrap());
+    for pod in pods() {
+        node.add_pod(pod).unwrap();
+    }
     node.hold(Some(link), &folder);
     let mut seen: Vec<u8> = Vec::new();
     let mut byte = [0];
