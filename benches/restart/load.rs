@@ -224,6 +224,81 @@ impl Connections {
     }
 }
 
+/// Requests and answers over one TCP connection through a ClusterIP, one after the other.
+pub(crate) struct Requests {
+    /// The longest time from a request to its answer since the last reset, in nanoseconds.
+    longest: Arc<AtomicU64>,
+    answers: Arc<AtomicU64>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Requests {
+    pub(crate) fn start(world: &World) -> Outcome<Self> {
+        let listener = world.server.enter(|| TcpListener::bind(OTHER_SERVER))??;
+        let address: SocketAddr = format!("{}:80", SERVICES[1]).parse()?;
+        let connect = || TcpStream::connect_timeout(&address, TIMEOUT);
+        let mut client = world.client.enter(connect)??;
+        let (mut server, _) = listener.accept()?;
+        for end in [&client, &server] {
+            end.set_nodelay(true)?;
+            end.set_read_timeout(Some(TIMEOUT))?;
+        }
+        thread::spawn(move || {
+            let mut byte = [0];
+            while server.read_exact(&mut byte).and_then(|()| server.write_all(&byte)).is_ok() {}
+        });
+        let (longest, answers) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let ends = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (longest, answers, ends) = (longest.clone(), answers.clone(), ends.clone());
+            thread::spawn(move || {
+                let clock = Clock::start();
+                while !ends.load(Relaxed) {
+                    let began = clock.now();
+                    client.write_all(b"?")?;
+                    client.read_exact(&mut [0])?;
+                    longest.fetch_max(clock.now().since(began).as_nanos() as u64, Relaxed);
+                    answers.fetch_add(1, Relaxed);
+                    thread::sleep(TICK);
+                }
+                Ok(())
+            })
+        };
+        Ok(Self { longest, answers, ends, thread: Some(thread) })
+    }
+
+    /// Begins anew.
+    pub(crate) fn reset(&self) {
+        self.longest.store(0, Relaxed);
+    }
+
+    /// The longest time without an answer, once the last request has one.
+    pub(crate) fn longest(&self) -> Outcome<Duration> {
+        let clock = Clock::start();
+        let before = self.answers.load(Relaxed);
+        // One may be on its way since before the reset.
+        while self.answers.load(Relaxed) < before + 2 {
+            if clock.now().since(Instant::ZERO) > TIMEOUT
+                || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+            {
+                return Err("no answer arrives".into());
+            }
+            thread::sleep(TICK);
+        }
+        Ok(Duration::from_nanos(self.longest.load(Relaxed)))
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.ends.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Opens this number of connections with one datagram each, and sends again if one was lost.
 /// Returns the servers, so that their ports stay open.
 pub(crate) fn open_many(world: &World, count: u32) -> Outcome<[UdpSocket; 2]> {

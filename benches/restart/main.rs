@@ -1,5 +1,6 @@
 //! `restart`: the effect of a restart of the switch on the pods of its node: planned (`run --keep`
-//! gets SIGTERM and is started again), after `kill -9`, and by hand-over to another one that starts
+//! gets SIGTERM and is started again), after `kill -9` with and without a holder that keeps the devices, after
+//! kills in quick succession, and by hand-over to another one that starts
 //! beside it (`run --take-over`).
 //!
 //! `cargo bench --bench restart -- --help`. The switch is `vswitch run` as a process of its own, on
@@ -23,7 +24,7 @@ use podswitch_core::time::Clock;
 use podswitch_linux::userns;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use load::{Connections, Datagrams};
+use load::{Connections, Datagrams, Requests};
 use report::Table;
 use world::{End, World};
 
@@ -35,6 +36,9 @@ const SWITCH: &str = "PODSWITCH_BENCH_IS_SWITCH";
 
 /// Time for traffic before and after a restart.
 const CALM: Duration = Duration::from_millis(500);
+
+/// How often a switch is killed in one round of repeated kills.
+const KILLS: u32 = 5;
 
 /// Restart the switch of a node under load: how long its pods are cut off, and what is lost.
 ///
@@ -69,8 +73,10 @@ struct Args {
 
 fn main() -> ExitCode {
     if std::env::var_os(SWITCH).is_some() {
-        // The switch ends with this process, for any reason.
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // The switch ends with this process, for any reason; its holder does not end with it.
+        if std::env::args().nth(1).is_some_and(|command| command == "run") {
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        }
         return podswitch_vswitch::main();
     }
     let args = Args::parse();
@@ -100,9 +106,16 @@ fn run(args: &Args) -> Outcome<Table> {
     let mut world = World::new(args.workers)?;
     let mut table = Table::new(args);
     world.start()?;
-    for end in [End::HandOver, End::Stop, End::Kill] {
+    for end in [End::HandOver, End::Stop, End::Kill, End::KillOften, End::KillAlone] {
+        let is_held = end != End::KillAlone;
+        if is_held != world.is_held {
+            world.end(End::Stop)?;
+            world.is_held = is_held;
+            world.start()?;
+        }
         under_load(args, end, &mut world, &mut table)?;
     }
+    world.is_held = true;
     if args.restore > 0 {
         restoring(args, &mut world, &mut table)?;
     }
@@ -114,13 +127,21 @@ fn run(args: &Args) -> Outcome<Table> {
 fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Outcome<()> {
     let datagrams = Datagrams::start(world, args.rate)?;
     let mut connections = Connections::open(world, args.connections)?;
+    let requests = Requests::start(world)?;
     let clock = Clock::start();
     for round in 1..=args.rounds {
         thread::sleep(CALM);
         datagrams.reset();
+        requests.reset();
         thread::sleep(CALM);
         connections.send_all();
         if end != End::HandOver {
+            let kills = if end == End::KillOften { KILLS } else { 1 };
+            for _ in 1..kills {
+                world.end(end)?;
+                world.start()?;
+                thread::sleep(CALM);
+            }
             world.end(end)?;
             // Both ends send while no switch is running.
             connections.send_all();
@@ -128,19 +149,20 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         let began = clock.now();
         match end {
             End::HandOver => world.hand_over()?,
-            End::Stop | End::Kill => world.start()?,
+            End::Stop | End::Kill | End::KillAlone | End::KillOften => world.start()?,
         }
         let started = clock.now().since(began);
         datagrams.wait_until_flowing()?;
         thread::sleep(CALM);
         let (blocked, lost) = datagrams.read();
         let gone = connections.check();
+        let answer = requests.longest()?;
         eprintln!(
-            "{} {round}: blocked {blocked:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}, {}",
+            "{} {round}: blocked {blocked:?}, TCP for {answer:?}, {lost} datagrams and {gone} connections lost, ready in {started:?}, {}",
             end.name(),
             world.drops()?
         );
-        table.add(end, blocked, lost, gone, started);
+        table.add(end, blocked, answer, lost, gone, started);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::world::End;
 /// See the module's description.
 pub(crate) struct Table {
     load: String,
-    ends: [Rounds; 3],
+    ends: [Rounds; 5],
     /// Starts without connections, and with.
     starts: [Vec<Duration>; 2],
     restored: Vec<u64>,
@@ -18,6 +18,7 @@ pub(crate) struct Table {
 #[derive(Default)]
 struct Rounds {
     blocked: Vec<Duration>,
+    answers: Vec<Duration>,
     lost: Vec<u64>,
     gone: usize,
     started: Vec<Duration>,
@@ -41,12 +42,14 @@ impl Table {
         &mut self,
         end: End,
         blocked: Duration,
+        answer: Duration,
         lost: u64,
         gone: usize,
         started: Duration,
     ) {
         let rounds = &mut self.ends[end as usize];
         rounds.blocked.push(blocked);
+        rounds.answers.push(answer);
         rounds.lost.push(lost);
         rounds.gone += gone;
         rounds.started.push(started);
@@ -82,17 +85,19 @@ impl fmt::Display for Table {
         writeln!(f, "{}; times in ms", self.load)?;
         writeln!(
             f,
-            "| restart | blocked p50 | p99 | datagrams lost p50 | p99 | connections lost | start to ready p50 | p99 |"
+            "| restart | blocked p50 | p99 | TCP blocked p50 | p99 | datagrams lost p50 | p99 | connections lost | start to ready p50 | p99 |"
         )?;
-        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
-        for end in [End::HandOver, End::Stop, End::Kill] {
-            let Rounds { blocked, lost, gone, started } = &self.ends[end as usize];
+        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        for end in [End::HandOver, End::Stop, End::Kill, End::KillOften, End::KillAlone] {
+            let Rounds { blocked, answers, lost, gone, started } = &self.ends[end as usize];
             writeln!(
                 f,
-                "| {} | {} | {} | {} | {} | {gone} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {gone} | {} | {} |",
                 end.name(),
                 millis(blocked, 50),
                 millis(blocked, 99),
+                millis(answers, 50),
+                millis(answers, 99),
                 count(lost, 50),
                 count(lost, 99),
                 millis(started, 50),

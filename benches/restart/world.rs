@@ -28,8 +28,12 @@ pub(crate) const SERVICES: [&str; 2] = ["10.96.0.10", "10.96.0.11"];
 pub(crate) enum End {
     /// SIGTERM, with `--keep`.
     Stop,
-    /// SIGKILL.
+    /// SIGKILL, with a holder that keeps the devices.
     Kill,
+    /// SIGKILL, without a holder.
+    KillAlone,
+    /// SIGKILL several times, half a second after each start, with a holder.
+    KillOften,
     /// Another one takes the node over.
     HandOver,
 }
@@ -39,6 +43,8 @@ impl End {
         match self {
             Self::Stop => "planned",
             Self::Kill => "kill -9",
+            Self::KillAlone => "kill -9, no holder",
+            Self::KillOften => "kill -9, 5 times",
             Self::HandOver => "hand-over",
         }
     }
@@ -51,6 +57,8 @@ pub(crate) struct World {
     pub(crate) server: NetNs,
     folder: PathBuf,
     workers: u16,
+    /// Whether a holder keeps the devices.
+    pub(crate) is_held: bool,
     switch: Option<Switch>,
 }
 
@@ -86,7 +94,7 @@ impl World {
         fs::create_dir_all(folder.join("manifests"))?;
         let (node, client, server) =
             (NetNs::anonymous()?, NetNs::anonymous()?, NetNs::anonymous()?);
-        let world = Self { node, client, server, folder, workers, switch: None };
+        let world = Self { node, client, server, folder, workers, is_held: true, switch: None };
         fs::write(world.folder.join("manifests/state.yaml"), world.manifests())?;
         Ok(world)
     }
@@ -134,6 +142,7 @@ impl World {
         command.arg("--node-netns").arg(self.node.path());
         command.args(["--service-cidr", "10.96.0.0/16", "--masquerade", "off"]);
         command.args(["--metrics-address", "off", "--log-level", "warn"]);
+        command.args(["--hold", if self.is_held { "start" } else { "off" }]);
         command.arg("--workers").arg(self.workers.to_string()).args(more);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let output = BufReader::new(child.stdout.take().ok_or("no output")?);
@@ -170,7 +179,7 @@ impl World {
         let Some(mut switch) = self.switch.take() else { return Ok(()) };
         let signal = match end {
             End::Stop => Signal::TERM,
-            End::Kill => Signal::KILL,
+            End::Kill | End::KillAlone | End::KillOften => Signal::KILL,
             End::HandOver => return Err("it is handed over by another start".into()),
         };
         kill_process(Pid::from_child(&switch.child), signal)?;
@@ -221,6 +230,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.switch = None;
+        podswitch_node::hold::end_holder(&self.folder.join("run"));
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -10,6 +10,7 @@ mod demo;
 mod dns;
 mod explain;
 mod failure;
+mod hold;
 mod inspect;
 mod log;
 mod output;
@@ -47,6 +48,8 @@ enum Command {
         after_help = "Examples:\n  vswitch run --node n1 --manifests DIR --run-dir /run/podswitch/n1\n  vswitch run --kubernetes --node n1\n  vswitch run --node n1 --manifests DIR --output jsonl=/var/log/podswitch.jsonl"
     )]
     Run(Box<run::Args>),
+    #[command(after_help = "Examples:\n  vswitch hold --run-dir /run/podswitch/n1")]
+    Hold(hold::Args),
     #[command(
         after_help = "Examples:\n  vswitch check --manifests DIR\n  vswitch check --manifests DIR --json"
     )]
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => demo::run(&args, json),
         Command::Run(args) => run::run(*args, json),
+        Command::Hold(args) => hold::run(&args),
         Command::Check(args) => check::run(&args, json),
         Command::Explain(args) => explain::run(&args, json),
         Command::Dns(args) => dns::run(&args, json),

@@ -2,7 +2,7 @@
 //! signal ends at once.
 
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -40,6 +40,11 @@ impl Signals {
             pipe::register(signal, write.try_clone()?)?;
         }
         Ok(signals)
+    }
+
+    /// Readable while a signal is noted that no wait has seen.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 
     /// Whether a stop was requested.

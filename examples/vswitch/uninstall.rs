@@ -53,6 +53,8 @@ pub(crate) fn run(args: &Args) -> Done {
     // First, so that the runtime attaches no more pods through it.
     remove(&args.cni_conf_dir.join(CONFLIST))?;
     wait_for_end(&args.run_dir)?;
+    // Interfaces are there as long as it has them open.
+    podswitch_node::hold::end_holder(&args.run_dir);
     if userns::has_privilege() {
         // A switch that was killed, or stopped with --keep, left them to its next run, which does not come.
         podswitch_node::remove_leftovers(&NetNs::current()?)?;

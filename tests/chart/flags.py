@@ -9,6 +9,7 @@ LONG = re.compile(r'long = "([a-z0-9-]+)"')
 # Sources of each command.
 SOURCES = {
     "vswitch run": ["vswitch/run/*.rs", "vswitch/run/*/*.rs", "vswitch/cluster.rs"],
+    "vswitch hold": ["vswitch/hold.rs"],
     "vswitch preflight": ["vswitch/preflight.rs"],
     "vswitch probe": ["vswitch/probe.rs"],
     "vswitch uninstall": ["vswitch/uninstall.rs"],

@@ -59,6 +59,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 # Another follows; after the last one the Job `uninstall` removes what it leaves.
 - --keep
+# A process that the agent started would end with its container.
+- --hold={{ if include "podswitch.hasHolder" . }}use{{ else }}off{{ end }}
 - --proc-sys=/host/proc/sys
 # Annotations of pods are their authors'.
 - --pod-annotations=ignore
@@ -128,6 +130,24 @@ seccompProfile:
 appArmorProfile:
   type: {{ .Values.agent.appArmorProfile }}
 {{- end }}
+{{- end }}
+
+{{/* Whether there is a container that keeps the devices: init containers that go on need Kubernetes 1.29. */}}
+{{- define "podswitch.hasHolder" -}}
+{{- if and .Values.agent.hold.enabled (semverCompare ">=1.29.0-0" .Capabilities.KubeVersion.Version) }}true{{ end -}}
+{{- end }}
+
+{{/* It keeps open descriptors, for the same user as the agent. */}}
+{{- define "podswitch.holderSecurityContext" -}}
+runAsUser: 0
+runAsGroup: 0
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+seccompProfile:
+  type: RuntimeDefault
 {{- end }}
 
 {{/* Folders and the device of the node. */}}

@@ -26,7 +26,7 @@ pub(super) fn kube_proxy(text: &str) -> Result<KubeProxyMode, String> {
 }
 
 /// `--stats SECONDS`.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
     seconds
         .filter(|duration| (0.1..1e9).contains(&duration.as_secs_f64()))

@@ -7,6 +7,7 @@ mod dns;
 mod events;
 mod flags;
 mod handover;
+mod holding;
 mod outputs;
 mod report;
 mod run_dir;
@@ -39,8 +40,12 @@ use control::ControlFlags;
 use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
+pub(crate) use flags::seconds;
+pub(crate) use holding::HOLD_FOR;
+use holding::{HoldFlags, Holding};
 use outputs::OutputFlags;
-use run_dir::{Busy, RunDir};
+use run_dir::Busy;
+pub(crate) use run_dir::RunDir;
 use source::SourceFlags;
 use web::WebFlags;
 
@@ -117,6 +122,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
     #[command(flatten)]
+    hold: HoldFlags,
+    #[command(flatten)]
     control: ControlFlags,
     #[command(flatten)]
     outputs: OutputFlags,
@@ -156,18 +163,32 @@ pub(crate) fn run(args: Args, json: bool) -> Done {
         sysctl::use_root(path);
     }
     match userns::has_privilege() {
-        true => confined::run(&args.underlay, || serve_node(&args, json)),
+        true => {
+            let run_dirs = match args.keeps() {
+                true => RunDir::candidates(args.run_dir.as_deref(), &args.node),
+                false => Vec::new(),
+            };
+            let holding = args.hold.start(run_dirs.iter().map(PathBuf::as_path));
+            confined::run(&args.underlay, || serve_node(&args, holding, json))
+        }
         // Report errors in the manifests first.
         false => {
             output::start().map_err(|e| Failure::Setup(format!("cannot start a thread: {e}")))?;
-            serve_node(&args, json)
+            serve_node(&args, args.hold.start([]), json)
         }
+    }
+}
+
+impl Args {
+    /// Whether there is to be a run directory.
+    fn keeps(&self) -> bool {
+        self.source.kubernetes || self.run_dir.is_some()
     }
 }
 
 /// Every pod's port needs a descriptor for each worker: 250 pods and 4 workers reach the usual soft
 /// limit of 1024. The hard limit is left to the operator.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if limit.current != limit.maximum
@@ -178,12 +199,12 @@ fn raise_descriptor_limit() {
 }
 
 /// Runs the switch from its first state to its end, on the thread that may enter namespaces.
-fn serve_node(args: &Args, json: bool) -> Done {
+fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     let clock = Clock::start();
     let signals = Signals::listen()?;
     let mut cluster = args.cluster.options(args.source.kubernetes);
     cluster.names = args.dns.names();
-    let mut run_dir = match args.source.kubernetes || args.run_dir.is_some() {
+    let mut run_dir = match args.keeps() {
         true => {
             let busy = |path: &Path| {
                 if args.take_over && path.join(HANDOVER_SOCKET).exists() {
@@ -259,6 +280,13 @@ fn serve_node(args: &Args, json: bool) -> Done {
             Err(failure) => return Err(failure),
         }
     }
+    let mut holder = None;
+    if let (Some(path), None) = (run_dir_path, &predecessor)
+        && let Some((link, files)) = holding.connect(path)
+    {
+        options = options.held(files);
+        holder = Some(link);
+    }
     let outputs = args.outputs.open(&args.node)?;
     let mut control = args.control.open(run_dir_path, is_shared, outputs)?;
     options = control.options(options, args.web.has_page());
@@ -279,11 +307,17 @@ fn serve_node(args: &Args, json: bool) -> Done {
             return Ok(());
         }
         handover::take_over(&node, predecessor, run_dir)?;
+        // It holds the same devices for the predecessor.
+        holder = holding.connect(run_dir.path()).map(|(link, _)| link);
         // From here on nobody else forwards: what fails is said, and the switch goes on.
         web = open_web().unwrap_or_else(|failure| {
             failure.log_error("there are no metrics and no probes");
             None
         });
+    }
+    if let Some(path) = run_dir_path.map(Path::to_owned).filter(|_| holding.is_wanted()) {
+        // Pods have been attached: what no device has taken is not needed any more.
+        node.with(move |node| node.hold(holder, path))?;
     }
     if let Some(web) = &web {
         web.serve(node.caller(), control.log());
@@ -309,6 +343,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
         events,
         listener,
         run_dir: &mut run_dir,
+        holding,
     };
     let successor = loop {
         let Some(channel) = serving.serve(&signals, &node) else { break None };
@@ -369,6 +404,7 @@ struct Serving<'a> {
     /// Where a successor connects.
     listener: &'a Option<Listener>,
     run_dir: &'a mut Option<RunDir>,
+    holding: Holding,
 }
 
 /// Records that have been logged, to log each only once.
@@ -399,6 +435,7 @@ impl Serving<'_> {
             if clock.now() >= objects_at {
                 objects_at = clock.now() + OBJECTS_INTERVAL;
                 self.note_objects();
+                self.holding.reap();
                 // A predecessor that could not be ended may have the lock still.
                 if let Some(run_dir) = self.run_dir.as_mut().filter(|it| it.is_shared()) {
                     run_dir.lock();

@@ -99,6 +99,7 @@ pub(super) fn node(event: Event) {
             let done = done.join(", ");
             tracing::warn!(target: "node", object, done, "removed or changed settings were restored");
         }
+        Event::Held => tracing::info!(target: "node", "{event}"),
         Event::BesideKubeProxy { ref found } => {
             tracing::warn!(target: "node", found, "{event}");
         }

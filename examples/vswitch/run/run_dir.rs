@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 /// A run directory that belongs to this process as long as this value lives.
 #[derive(Debug)]
-pub(super) struct RunDir {
+pub(crate) struct RunDir {
     path: PathBuf,
     /// Holds the lock. `None`: it is still the predecessor's.
     lock: Option<File>,
@@ -45,11 +45,8 @@ impl RunDir {
         if let Some(path) = wanted {
             return open(path).map(Some).map_err(|error| failure(path, &error));
         }
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let bases = [Some(PathBuf::from("/run")), runtime.filter(|path| path.is_absolute())];
         let mut last = None;
-        for base in bases.into_iter().flatten() {
-            let path = base.join("podswitch").join(node);
+        for path in Self::candidates(None, node) {
             match open(&path) {
                 Ok(taken) => return Ok(Some(taken)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -61,6 +58,25 @@ impl RunDir {
         let reason = last.unwrap_or_default();
         tracing::warn!(target: "run", reason, "no run directory is available: nothing is kept for a restart");
         Ok(None)
+    }
+
+    /// The directories that are tried, in this order.
+    pub(super) fn candidates(wanted: Option<&Path>, node: &str) -> Vec<PathBuf> {
+        if let Some(path) = wanted {
+            return vec![path.to_owned()];
+        }
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let bases = [Some(PathBuf::from("/run")), runtime.filter(|path| path.is_absolute())];
+        bases.into_iter().flatten().map(|base| base.join("podswitch").join(node)).collect()
+    }
+
+    /// Creates a run directory that does not exist, for this user only.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub(crate) fn create(path: &Path) -> Result<(), Failure> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        created.map_err(|error| failure(path, &error))
     }
 
     fn open_or_wait(path: &Path, busy: &impl Fn(&Path) -> Busy) -> io::Result<Self> {

@@ -105,6 +105,20 @@ fn a_running_switch_holds_little() {
     }
     assert_eq!((workers, answering), (2, 2));
 
+    // The process that keeps the devices has nothing.
+    let parent = switch.id().to_string();
+    let all = fs::read_dir("/proc").expect("a folder").flatten();
+    let all = all.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    let holders: Vec<String> = all
+        .filter(|status| status.starts_with("Name:") && field(status, "PPid") == parent)
+        .collect();
+    assert_eq!(holders.len(), 1, "{holders:?}");
+    for capabilities in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(set(&holders[0], capabilities), CapabilitySet::empty(), "{capabilities}");
+    }
+    assert_eq!(field(&holders[0], "NoNewPrivs"), "1");
+    assert_eq!(field(&holders[0], "Seccomp"), "2");
+
     // It still attaches pods of either kind, and stops in order.
     let two = one + &attached("y", 3, &y, "veth");
     folder.manifest("state", &two.replace("n1", &name));

@@ -47,6 +47,26 @@ pub fn process(keep: CapabilitySet) -> Result<(), HostError> {
     filter_system_calls()
 }
 
+/// As [`process`], without any capability, for a process that only keeps descriptors. Its system calls are restricted later
+/// ([`holder_calls`]).
+///
+/// # Errors
+/// As [`process`].
+pub fn holder() -> Result<(), HostError> {
+    set_no_new_privs(true).context(|| "give up new privileges".into())?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "give up core dumps".into())?;
+    bound_capabilities(CapabilitySet::empty())?;
+    keep_capabilities(CapabilitySet::empty())
+}
+
+/// Restricts the process to the system calls of one that listens on a socket that is open already, and keeps descriptors.
+///
+/// # Errors
+/// As [`process`].
+pub fn holder_calls() -> Result<(), HostError> {
+    apply_filter_all_threads(&calls::holder().map_err(filter_error)?).map_err(filter_error)
+}
+
 /// Removes all capabilities except `keep` from the calling thread, permanently. It gains none.
 ///
 /// # Errors

@@ -19,17 +19,45 @@ type Files = BTreeMap<String, Vec<OwnedFd>>;
 /// once, by the device that it belongs to. The default: none was handed over.
 #[derive(Clone, Default)]
 #[expect(clippy::disallowed_types, reason = "control threads only, while devices are opened")]
-pub struct Inherited(Option<Arc<Mutex<Files>>>);
+pub struct Inherited {
+    files: Option<Arc<Mutex<Files>>>,
+    from: From,
+}
+
+/// Who handed the files over.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum From {
+    /// A switch that goes on until this one does.
+    #[default]
+    Predecessor,
+    /// A process that kept them when a switch had ended. Nobody else uses them.
+    Holder,
+}
 
 impl Inherited {
-    /// From a predecessor. It may be empty.
+    /// From a predecessor, which goes on until this process does. It may be empty.
     pub fn new(files: impl IntoIterator<Item = (String, Vec<OwnedFd>)>) -> Self {
-        Self(Some(Arc::new(files.into_iter().collect::<Files>().into())))
+        Self::of(files, From::Predecessor)
     }
 
-    /// Whether there is a predecessor, which still has the devices open.
+    /// From a process that kept them for a switch that has ended: nobody else forwards. Files that are of no use any more
+    /// are closed, and their devices are opened anew. It may be empty.
+    pub fn held(files: impl IntoIterator<Item = (String, Vec<OwnedFd>)>) -> Self {
+        Self::of(files, From::Holder)
+    }
+
+    fn of(files: impl IntoIterator<Item = (String, Vec<OwnedFd>)>, from: From) -> Self {
+        Self { files: Some(Arc::new(files.into_iter().collect::<Files>().into())), from }
+    }
+
+    /// Whether there is a predecessor, which still has the devices open and forwards.
     pub fn has_predecessor(&self) -> bool {
-        self.0.is_some()
+        self.files.is_some() && self.from == From::Predecessor
+    }
+
+    /// Whether there are files that no device has taken.
+    pub fn has_files(&self) -> bool {
+        self.files().is_some_and(|files| !files.is_empty())
     }
 
     /// Takes the files of a device.
@@ -44,7 +72,7 @@ impl Inherited {
     }
 
     fn files(&self) -> Option<MutexGuard<'_, Files>> {
-        Some(self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.files.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

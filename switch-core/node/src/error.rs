@@ -45,6 +45,9 @@ pub enum NodeError {
     /// The node's thread has ended.
     #[error("the node's thread has ended")]
     Ended,
+    /// The node's thread panicked, which is an error in the program.
+    #[error("the node's thread panicked: {0}")]
+    Panicked(String),
 }
 
 impl From<Refused> for NodeError {

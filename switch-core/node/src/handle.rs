@@ -1,6 +1,8 @@
 //! A node on a thread of its own, for multi-threaded programs.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -77,17 +79,18 @@ impl NodeHandle {
         let (commands, received) = channel::<Command>();
         let thread =
             std::thread::Builder::new().name("podswitch-node".into()).spawn(move || {
-                let result = loop {
-                    let pause = match node.poll() {
-                        Ok(pause) => pause,
-                        Err(error) => break Err(error),
-                    };
+                let mut serve = || loop {
+                    let pause = node.poll()?;
                     match received.recv_timeout(pause) {
                         Ok(Some(command)) => command(&mut node),
                         Err(RecvTimeoutError::Timeout) => {}
-                        Ok(None) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                        Ok(None) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     }
                 };
+                // The node must not be dropped by a panic, which would take the node's kernel away from the next run: it
+                // is stopped like one that failed otherwise.
+                let result = catch_unwind(AssertUnwindSafe(&mut serve));
+                let result = result.unwrap_or_else(|panic| Err(panicked(&*panic)));
                 (node, result)
             })?;
         Ok(Self { caller: NodeCaller(commands), thread: Some(thread) })
@@ -201,6 +204,12 @@ impl NodeHandle {
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> NodeError {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    NodeError::Panicked(text.unwrap_or_default())
 }
 
 impl Drop for NodeHandle {

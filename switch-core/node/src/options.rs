@@ -177,6 +177,16 @@ impl NodeOptions {
         self
     }
 
+    /// Goes on with devices that a holder kept for a switch that has ended
+    /// ([`HolderLink::connect`](crate::hold::HolderLink::connect)). Nobody else forwards. If there are any, what waits in
+    /// them is received from [`Node::hold`](crate::Node::hold) on, which must be called when the pods are attached: a frame
+    /// of a pod that no state in force describes would be dropped (N13).
+    #[must_use]
+    pub fn held(mut self, files: Inherited) -> Self {
+        self.inherited = files;
+        self
+    }
+
     /// Leaves out invalid objects, with an [`Event::LeftOut`](crate::Event::LeftOut) for each; the
     /// rest of the state is put in force. Otherwise one of them makes the whole state refused.
     #[must_use]

@@ -50,6 +50,8 @@ pub struct ControlPlane {
     retired: Vec<Arc<Snapshot>>,
     workers: Vec<Handle>,
     devices: Vec<Option<Attached>>,
+    /// How often devices were attached, detached, or given to other workers.
+    device_changes: u64,
     publisher: Publisher,
     epoch: Epoch,
     captures: Captures,
@@ -86,6 +88,7 @@ impl ControlPlane {
             retired: Vec::new(),
             workers: Vec::new(),
             devices: Vec::new(),
+            device_changes: 0,
             publisher: Publisher::new(),
             epoch: Epoch(0),
             clock: Clock::start(),

@@ -71,6 +71,7 @@ impl ControlPlane {
             worker.handle.send(Command::Add(id, port));
         }
         self.devices[number] = Some(device);
+        self.device_changes += 1;
         Ok(id)
     }
 
@@ -90,6 +91,7 @@ impl ControlPlane {
             worker.handle.send(Command::Remove(port));
         }
         self.shared.fdb.flush_port(port);
+        self.device_changes += 1;
         Ok(device)
     }
 
@@ -121,6 +123,11 @@ impl ControlPlane {
         devices.flat_map(|attached| attached.device.files()).collect()
     }
 
+    /// A number that is another one whenever [`device_files`](Self::device_files) may be others.
+    pub fn device_changes(&self) -> u64 {
+        self.device_changes
+    }
+
     /// Says whether what was set up for the devices stays when they are dropped: another process goes on with them
     /// ([`Device::leave_in_force`]).
     pub fn leave_devices_in_force(&mut self, stays: bool) {
@@ -131,6 +138,7 @@ impl ControlPlane {
     /// Reassigns the first queues of stopped workers.
     pub(super) fn hand_over(&mut self) -> Result<(), ControlError> {
         let workers = self.workers.len();
+        self.device_changes += 1;
         let mut result = Ok(());
         for (number, device) in self.devices.iter_mut().enumerate() {
             let (id, Some(device)) = (PortId(number as u16), device) else { continue };

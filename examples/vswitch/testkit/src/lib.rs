@@ -68,6 +68,8 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        // A killed switch leaves one, which would have namespaces open for minutes.
+        podswitch_node::hold::end_holder(Path::new(&self.0));
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -130,6 +132,10 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // As for a run directory of its own.
+        for child in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            podswitch_node::hold::end_holder(&child.path());
+        }
         // Nothing depends on the removal.
         let _ = fs::remove_dir_all(&self.0);
     }

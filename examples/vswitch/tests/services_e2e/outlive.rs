@@ -16,7 +16,10 @@ use crate::world::{BALANCER, CLIENT, NODE, PODS, World, connect, ip, resets, rul
 /// How a run ends that another follows.
 #[derive(Clone, Copy, PartialEq)]
 enum End {
+    /// With nobody that keeps its devices.
     Killed,
+    /// While a holder keeps its devices.
+    Held,
     /// As planned, with `--keep`.
     Stopped,
 }
@@ -61,7 +64,8 @@ fn connections_outlive(end: End, name: &str) {
     let masquerade = format!("{},{}", NODE[0], NODE[1]);
     let flags = ["--run-dir", &run_dir, "--masquerade", &masquerade];
     let flags = [&flags[..], &["--cluster-cidr", "172.16.0.0/12"]].concat();
-    let kept = [&flags[..], &["--keep"]].concat();
+    let hold = if end == End::Killed { "off" } else { "start" };
+    let kept = [&flags[..], &["--keep", "--hold", hold]].concat();
     world.state([false, true]);
     let mut switch = world.start(&kept);
     switch.says("ready");
@@ -87,7 +91,7 @@ fn connections_outlive(end: End, name: &str) {
     let reset = resets(node);
     for round in 0..3u8 {
         match end {
-            End::Killed => drop(switch),
+            End::Killed | End::Held => drop(switch),
             End::Stopped => assert_eq!(switch.stop(), Some(0)),
         }
         let from_client = [round; 3000];
@@ -159,6 +163,12 @@ fn connections_outlive(end: End, name: &str) {
 fn connections_outlive_a_kill() {
     podswitch_testkit::require_privilege!();
     connections_outlive(End::Killed, "outlive");
+}
+
+#[test]
+fn connections_outlive_a_kill_with_a_holder() {
+    podswitch_testkit::require_privilege!();
+    connections_outlive(End::Held, "held");
 }
 
 #[test]
@@ -249,7 +259,7 @@ fn affinity_and_counts_outlive(end: End, name: &str) {
         let pods_before = pods_now();
         assert!(pods_before.to_string().contains("sent_packets"), "{pods_before}");
         match end {
-            End::Killed => {
+            End::Killed | End::Held => {
                 // Written down every few seconds.
                 let limit = Limit::new(PATIENCE);
                 let kept = || fs::read_to_string(format!("{run_dir}/kept-learnt"));

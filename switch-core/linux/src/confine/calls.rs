@@ -58,6 +58,9 @@ const PLAIN: &[c_long] = &[
     // To end a successor that took the node over and hangs.
     libc::SYS_pidfd_open,
     libc::SYS_pidfd_send_signal,
+    // A holder that has ended is its child.
+    libc::SYS_wait4,
+    libc::SYS_waitid,
     // Sockets; `socket` itself is below.
     libc::SYS_socketpair,
     libc::SYS_bind,
@@ -165,6 +168,55 @@ const LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const LEGACY: &[c_long] = &[];
 
+/// Calls of a process that keeps descriptors: messages on sockets that are open, waiting, memory, its end.
+const HOLDER: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_accept4,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_ppoll,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_geteuid,
+    libc::SYS_getpid,
+    // To say of which boot it is, and to remove its socket.
+    libc::SYS_openat,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_lseek,
+    libc::SYS_unlinkat,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mprotect,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// The older forms of these.
+#[cfg(target_arch = "x86_64")]
+const HOLDER_LEGACY: &[c_long] =
+    &[libc::SYS_poll, libc::SYS_open, libc::SYS_unlink, libc::SYS_lstat, libc::SYS_stat];
+#[cfg(not(target_arch = "x86_64"))]
+const HOLDER_LEGACY: &[c_long] = &[];
+
 /// Families of sockets: no raw hardware, no virtual machines, no key management.
 const FAMILIES: [i32; 5] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET];
@@ -196,6 +248,12 @@ pub(super) fn filters() -> Result<[BpfProgram; 2], BackendError> {
     rules.insert(libc::SYS_setns, vec![rule(1, SeccompCmpOp::Eq, network)?]);
     let allowed = filter(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;
     Ok([no_clone3, allowed])
+}
+
+/// The filter for a process that keeps descriptors.
+pub(super) fn holder() -> Result<BpfProgram, BackendError> {
+    let rules = HOLDER.iter().chain(HOLDER_LEGACY).map(|call| (*call, Vec::new())).collect();
+    filter(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
 fn rule(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {

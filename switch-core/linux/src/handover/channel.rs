@@ -82,12 +82,13 @@ impl Channel {
     /// # Errors
     /// Nobody listens there.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        let socket = open(SocketFlags::CLOEXEC)?;
+        // A process that does not accept connections must not keep this one waiting.
+        let socket = open(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
         Ok(Self { socket })
     }
 
-    /// Both ends, for tests.
+    /// Both ends: one for a process that this one starts.
     ///
     /// # Errors
     /// The system gives no sockets.
@@ -179,6 +180,25 @@ impl Channel {
                 result => return Ok(result? > 0),
             }
         }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// For a process that got its end as a descriptor.
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.socket
     }
 }
 

@@ -267,8 +267,8 @@ impl Device for PacketDevice {
         let most = if self.opened >= workers { usize::MAX } else { 1 };
         let sockets: Vec<OwnedFd> = left.take(most).collect();
         if sockets.is_empty() {
-            // The group belongs to the predecessor too, which still forwards: this worker only sends.
-            let receives = self.received.is_empty();
+            // The group may belong to a predecessor too, which still forwards: this worker only sends.
+            let receives = self.received.is_empty() || !self.config.inherited.has_predecessor();
             return Ok(Box::new(self.open_port(receives)?));
         }
         let ports = sockets.into_iter().map(|socket| self.adopt(socket, is_grouped));

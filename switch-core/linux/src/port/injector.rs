@@ -138,7 +138,13 @@ impl Injector {
     ) -> Result<(Self, Upkeep), HostError> {
         let what = || format!("make TAP {name} in {ns}");
         let flags = tun::IFF_TAP | tun::IFF_NO_PI | tun::IFF_VNET_HDR;
-        let queue = match inherited.take(&key(ns, name)?).into_iter().next() {
+        let queue = inherited.take(&key(ns, name)?).into_iter().next();
+        // Its interface may have been deleted since its switch has ended.
+        let is_usable = |queue: &OwnedFd| {
+            inherited.has_predecessor()
+                || tun::interface(queue.as_fd()).is_ok_and(|(of, _)| of == name)
+        };
+        let queue = match queue.filter(is_usable) {
             Some(queue) => queue,
             None => ns.enter(|| {
                 let fd = open_tun_file()?;

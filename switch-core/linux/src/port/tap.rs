@@ -56,7 +56,7 @@ pub struct TapConfig {
     pub multi_queue: bool,
     /// The interface outlives the switch.
     pub persistent: bool,
-    /// If its queues are among these, it is not opened: another process has it open, and goes on until this one does.
+    /// If its queues are among these, it is not opened: another process has it open.
     pub inherited: Inherited,
 }
 
@@ -102,8 +102,8 @@ pub struct TapDevice {
     queue: Option<Arc<OwnedFd>>,
     /// Further queues that another process handed over, until ports take them.
     further: Vec<Option<Arc<OwnedFd>>>,
-    /// Another process handed the queues over. No queue is added to them: the kernel would put frames into it at once,
-    /// while the other process still forwards.
+    /// Another process handed the queues over, and still forwards. No queue is added to them: the kernel would put frames
+    /// into it at once.
     is_inherited: bool,
     /// All open queues.
     open: Vec<Weak<OwnedFd>>,
@@ -171,22 +171,13 @@ impl TapDevice {
         config: &TapConfig,
         is_there: bool,
     ) -> Result<FirstQueue, HostError> {
-        let mut files = config.inherited.take(&key(ns, &config.name)?).into_iter();
-        if let Some(queue) = files.next() {
-            let what = || format!("go on with TAP {} in {ns}", config.name);
-            let (name, flags) = tun::interface(queue.as_fd()).context(what)?;
-            if name != config.name {
-                return Err(HostError::invalid(what(), format!("it is a queue of {name}")));
+        let files = config.inherited.take(&key(ns, &config.name)?);
+        if !files.is_empty() {
+            match Self::go_on_with(ns, config, files) {
+                // The interface may have been deleted or renamed since its switch has ended: then there is another one.
+                Err(_) if !config.inherited.has_predecessor() => {}
+                result => return result,
             }
-            let multi_queue = flags & tun::IFF_MULTI_QUEUE != 0;
-            let uso = set_up(&queue).context(what)?;
-            return Ok(FirstQueue {
-                queue,
-                multi_queue,
-                uso,
-                further: files.collect(),
-                is_inherited: true,
-            });
         }
         let wanted = config.multi_queue;
         let (queue, multi_queue, uso) = match attach(ns, &config.name, wanted) {
@@ -196,6 +187,26 @@ impl TapDevice {
             result => result.map(|(fd, uso)| (fd, wanted, uso)),
         }?;
         Ok(FirstQueue { queue, multi_queue, uso, further: Vec::new(), is_inherited: false })
+    }
+
+    /// The queues that another process handed over, of which there is at least one.
+    fn go_on_with(
+        ns: &NetNs,
+        config: &TapConfig,
+        files: Vec<OwnedFd>,
+    ) -> Result<FirstQueue, HostError> {
+        let what = || format!("go on with TAP {} in {ns}", config.name);
+        let mut files = files.into_iter();
+        let queue = files.next().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from);
+        let queue = queue.context(what)?;
+        let (name, flags) = tun::interface(queue.as_fd()).context(what)?;
+        if name != config.name {
+            return Err(HostError::invalid(what(), format!("it is a queue of {name}")));
+        }
+        let multi_queue = flags & tun::IFF_MULTI_QUEUE != 0;
+        let uso = set_up(&queue).context(what)?;
+        let is_inherited = config.inherited.has_predecessor();
+        Ok(FirstQueue { queue, multi_queue, uso, further: files.collect(), is_inherited })
     }
 
     /// The interface's index in its namespace.

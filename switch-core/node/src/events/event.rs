@@ -61,6 +61,8 @@ pub enum Event {
         /// So many wait for the client's pod to be attached.
         waiting: usize,
     },
+    /// A holder keeps the devices for the time after a crash, in place of one that has ended.
+    Held,
     /// kube-proxy serves this node, and the switch leaves the node's side of Services to it.
     BesideKubeProxy {
         /// What was found.
@@ -112,6 +114,7 @@ impl fmt::Display for Event {
                 f,
                 "connections of the run before: {restored} open again, {waiting} waiting for their pods, {lost} lost"
             ),
+            Self::Held => f.write_str("a holder keeps the devices again"),
             Self::BesideKubeProxy { found } => write!(
                 f,
                 "{found} is on this node: node ports, load-balancer addresses and the node's own connections to Services \

@@ -65,6 +65,9 @@ pub enum Failure {
     /// lost.
     #[error("not taken over from the switch before: {0}")]
     NotInherited(String),
+    /// Devices do not outlive the process: there is no holder, or it has ended.
+    #[error("devices are not held: after a crash they are opened again: {0}")]
+    NotHeld(String),
     /// A removed setting could not be restored.
     #[error("{object}: {error}")]
     NotPutBack {

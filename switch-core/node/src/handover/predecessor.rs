@@ -11,6 +11,7 @@ use podswitch_linux::handover::{Channel, Inherited, Peer};
 
 use super::{FORMAT, HandoverError, Message, SILENCE, receive, send, unexpected};
 use crate::boot::boot_id;
+use crate::device_files;
 
 /// A running switch, which hands its node over to this process: [`greet`](Self::greet), then start a node with
 /// [`NodeOptions::take_over`](crate::NodeOptions::take_over), then [`Node::take_over`](crate::Node::take_over),
@@ -78,10 +79,7 @@ impl Predecessor {
             match receive(&self.channel, SILENCE * 10)? {
                 (Message::Files { format, files, more }, received) => {
                     self.format = format;
-                    let mut received = received.into_iter();
-                    for (key, count) in files {
-                        all.entry(key).or_default().extend(received.by_ref().take(count));
-                    }
+                    device_files::collect(&mut all, files, received);
                     if !more {
                         return Ok(Inherited::new(all));
                     }

@@ -1,19 +1,20 @@
 //! A process that is to go on with the node, as the running switch sees it.
 
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use podswitch_core::port::DeviceFiles;
 use podswitch_core::time::{Clock, Instant};
-use podswitch_linux::handover::{Channel, MAX_FILES, Peer};
+use podswitch_linux::handover::{Channel, Peer};
 
 use super::{
     CHECK, FORMAT, HandoverError, Message, PREPARATION, SILENCE, receive, send, send_with,
     unexpected,
 };
 use crate::boot::boot_id;
+use crate::device_files;
 
 /// Longest time for the kernel to end a process.
 const END_OF_PROCESS: Duration = Duration::from_secs(5);
@@ -96,19 +97,10 @@ impl Successor {
     }
 
     fn send_files(&self, files: &[DeviceFiles]) -> Result<(), HandoverError> {
-        let each = files.iter().flat_map(|of| of.files.iter().map(|file| (&of.key, file.as_fd())));
-        let all: Vec<(&String, BorrowedFd<'_>)> = each.collect();
-        // The last message may be empty: it ends the list.
-        for chunk in all.chunks(MAX_FILES).chain([&[][..]]) {
-            let mut names: Vec<(String, usize)> = Vec::new();
-            for (key, _) in chunk {
-                match names.last_mut() {
-                    Some((last, count)) if last == *key => *count += 1,
-                    _ => names.push(((*key).clone(), 1)),
-                }
-            }
-            let message = Message::Files { format: FORMAT, files: names, more: !chunk.is_empty() };
-            let files: Vec<BorrowedFd<'_>> = chunk.iter().map(|(_, file)| *file).collect();
+        // The last message is empty: it ends the list.
+        let parts = device_files::messages(device_files::named(files));
+        for (names, files) in parts.into_iter().chain([Default::default()]) {
+            let message = Message::Files { format: FORMAT, more: !names.is_empty(), files: names };
             send_with(&self.channel, &message, &files)?;
         }
         Ok(())

@@ -102,8 +102,9 @@ impl HostSide {
         reporter: &Reporter,
         own_namespace: impl FnOnce() -> Result<NetNs, HostError>,
     ) -> Result<Self, NodeError> {
-        // A predecessor's is as long as its pods take, and goes on so.
-        let mtu = match settings.inherited.has_predecessor() {
+        // One that is there is as long as its pods take, and goes on so.
+        let is_there = settings.inherited.has_predecessor() || settings.inherited.has_files();
+        let mtu = match is_there {
             true => present_mtu(settings).unwrap_or(DEFAULT_MTU),
             false => DEFAULT_MTU,
         };

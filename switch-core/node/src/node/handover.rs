@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use podswitch_core::port::DeviceFiles;
 use podswitch_core::time::{Clock, Instant};
+use podswitch_linux::handover::Inherited;
 
 use super::Node;
 use super::ownership::Ownership;
@@ -44,12 +45,7 @@ impl Node {
     /// The kernel's settings cannot be written.
     pub fn adopt(&mut self) -> Result<(), NodeError> {
         self.ownership = Ownership::Own;
-        for key in self.settings.inherited.close_rest() {
-            self.reporter.failure(Failure::NotInherited(key));
-        }
-        self.settings.inherited = podswitch_linux::handover::Inherited::default();
-        self.pods.forget_inherited();
-        self.underlay.forget_inherited();
+        self.close_inherited();
         self.control.leave_devices_in_force(false);
         let adopted = self.host.adopt(&self.settings, &self.desired.settings);
         self.behind = Behind::ALL;
@@ -57,6 +53,18 @@ impl Node {
         self.host.reconcile(&self.control);
         self.deliver_events();
         Ok(adopted?)
+    }
+
+    /// Closes files of devices that nobody here has taken.
+    pub(super) fn close_inherited(&mut self) {
+        // Without a predecessor they are those of pods that were deleted meanwhile.
+        let is_news = self.settings.inherited.has_predecessor();
+        for key in self.settings.inherited.close_rest().into_iter().filter(|_| is_news) {
+            self.reporter.failure(Failure::NotInherited(key));
+        }
+        self.settings.inherited = Inherited::default();
+        self.pods.forget_inherited();
+        self.underlay.forget_inherited();
     }
 
     /// The files of the devices, for a [successor](Successor::prepare).

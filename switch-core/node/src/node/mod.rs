@@ -7,6 +7,7 @@
 mod changes;
 mod counts;
 mod handover;
+mod holding;
 mod ownership;
 mod publish;
 mod reconcile;
@@ -47,6 +48,7 @@ use crate::state::{Desired, State, StateChanges};
 use crate::stats::{PortKinds, Stats};
 use crate::totals::Totals;
 use crate::underlay::Underlay;
+use holding::Holding;
 use ownership::Ownership;
 use request::Published;
 
@@ -106,6 +108,8 @@ pub struct Node {
     ownership: Ownership,
     /// Connections that outlive the process.
     kept: Option<Kept>,
+    /// Devices that outlive it.
+    holding: Holding,
     /// What the node's kernel does not have yet of the published state.
     behind: Behind,
     /// The last reported failure, so that it is reported once.
@@ -158,7 +162,9 @@ impl Node {
         let folder = options.keep_connections.as_deref();
         let (mut control, kept) = Kept::open(folder, takes_over, switch_options, &reporter);
         control.set_workers(settings.workers)?;
-        let is_restart = kept.as_ref().is_some_and(Kept::has_saved);
+        // What waits in devices is read when all pods are attached.
+        let is_held = !takes_over && settings.inherited.has_files();
+        let is_restart = kept.as_ref().is_some_and(Kept::has_saved) || is_held;
         if is_restart || takes_over {
             // No segment may meet the switch before its connection is open again.
             control.hold_workers(true);
@@ -202,6 +208,7 @@ impl Node {
             is_unpublished: false,
             ownership: if takes_over { Ownership::Predecessor } else { Ownership::Own },
             kept,
+            holding: Holding::of_start(is_held),
             behind: Behind::default(),
             reported: None,
         };
@@ -215,7 +222,7 @@ impl Node {
                 node.earlier = kept.start(&node.control, node.clock.now(), true);
                 node.pods.restore_counts(node.earlier.take_pods());
             }
-            node.control.hold_workers(false);
+            node.control.hold_workers(is_held);
         }
         node.deliver_events();
         match started {
@@ -451,8 +458,25 @@ impl Node {
             false => (PodInterfaces::Keep, NodeSide::Keep),
         };
         let Self {
-            mut control, pods, mut host, underlay, added, reporter, mut sink, mut kept, ..
+            mut control,
+            pods,
+            mut host,
+            underlay,
+            added,
+            reporter,
+            mut sink,
+            mut kept,
+            holding,
+            ..
         } = self;
+        // The next run goes on with the devices as they are, as after a kill.
+        let is_held = is_own && holding.is_held();
+        match interfaces {
+            PodInterfaces::Keep if is_held => control.leave_devices_in_force(true),
+            // Before devices are removed: some are there as long as anybody has them open.
+            PodInterfaces::Remove if is_own => holding.end(),
+            PodInterfaces::Keep | PodInterfaces::Remove => {}
+        }
         let (mut drops, mut flows) = (self.drops, self.flows);
         let pod = |port| pods.at(port);
         if let Some(drops) = &mut drops {
@@ -477,6 +501,7 @@ impl Node {
         drop(control);
         match node_side {
             NodeSide::Remove => underlay.stop(),
+            NodeSide::Keep if is_held => host.hand_over(),
             NodeSide::Keep => host.leave_in_force(),
         }
         match self.ownership {

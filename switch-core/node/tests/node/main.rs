@@ -1,5 +1,6 @@
 //! A node's switch as its embedders use it: pods in real namespaces, real sockets, single changes, events.
 
+mod held;
 mod other_nodes;
 
 use std::fs::File;

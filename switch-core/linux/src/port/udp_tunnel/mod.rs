@@ -245,7 +245,8 @@ impl UdpTunnelDevice {
                 // What it lost before was counted there.
                 Some(socket) => sockets.push(Receiver::new(address, socket, None)),
                 // The kernel would give a further socket datagrams at once, while the predecessor still forwards.
-                None if self.received.iter().any(|(at, _)| *at == address) => {}
+                None if self.config.inherited.has_predecessor()
+                    && self.received.iter().any(|(at, _)| *at == address) => {}
                 None => {
                     let socket = self.bind(address, self.config.port, true)?;
                     sockets.push(Receiver::new(address, socket, Some(0)));
