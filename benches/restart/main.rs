@@ -27,6 +27,9 @@ use load::{Connections, Datagrams};
 use report::Table;
 use world::{End, World};
 
+/// Rounds after which idle connections are kept from timing out: UDP connections live for two minutes.
+const ROUNDS_OF_IDLE: u16 = 20;
+
 /// The outcome, or the error as text.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -53,7 +56,11 @@ struct Args {
     /// TCP connections through the ClusterIP that stay open during the restart.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     connections: u32,
-    /// Connections that a start without load restores; 0 skips this measurement.
+    /// Only hand-overs.
+    #[arg(long)]
+    hand_over: bool,
+    /// Connections that a start without load restores, and that hand-overs are repeated with; 0 skips these
+    /// measurements.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=120_000))]
     restore: u32,
     /// Number of forwarding threads.
@@ -100,7 +107,17 @@ fn run(args: &Args) -> Outcome<Table> {
     let mut world = World::new(args.workers)?;
     let mut table = Table::new(args);
     world.start()?;
-    for end in [End::HandOver, End::Stop, End::Kill] {
+    under_load(args, End::HandOver, &mut world, &mut table)?;
+    if args.restore > 0 {
+        let servers = load::open_many(&world, args.restore)?;
+        under_load(args, End::FullHandOver, &mut world, &mut table)?;
+        drop(servers);
+    }
+    if args.hand_over {
+        world.finish()?;
+        return Ok(table);
+    }
+    for end in [End::Stop, End::Kill] {
         under_load(args, end, &mut world, &mut table)?;
     }
     if args.restore > 0 {
@@ -120,14 +137,18 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         datagrams.reset();
         thread::sleep(CALM);
         connections.send_all();
-        if end != End::HandOver {
+        if end == End::FullHandOver && round % ROUNDS_OF_IDLE == 0 {
+            load::open_many(world, args.restore)?;
+            datagrams.reset();
+        }
+        if !end.is_hand_over() {
             world.end(end)?;
             // Both ends send while no switch is running.
             connections.send_all();
         }
         let began = clock.now();
         match end {
-            End::HandOver => world.hand_over()?,
+            End::HandOver | End::FullHandOver => world.hand_over()?,
             End::Stop | End::Kill => world.start()?,
         }
         let started = clock.now().since(began);

@@ -32,14 +32,21 @@ pub(crate) enum End {
     Kill,
     /// Another one takes the node over.
     HandOver,
+    /// The same, with many idle connections besides.
+    FullHandOver,
 }
 
 impl End {
+    pub(crate) fn is_hand_over(self) -> bool {
+        matches!(self, Self::HandOver | Self::FullHandOver)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stop => "planned",
             Self::Kill => "kill -9",
             Self::HandOver => "hand-over",
+            Self::FullHandOver => "hand-over, many connections",
         }
     }
 }
@@ -171,7 +178,7 @@ impl World {
         let signal = match end {
             End::Stop => Signal::TERM,
             End::Kill => Signal::KILL,
-            End::HandOver => return Err("it is handed over by another start".into()),
+            End::HandOver | End::FullHandOver => return Err("it is handed over by another start".into()),
         };
         kill_process(Pid::from_child(&switch.child), signal)?;
         let status = switch.child.wait()?;

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use podswitch_core::control::{SavedMemory, SlotMemory};
@@ -44,8 +45,8 @@ pub struct Opened {
 }
 
 impl SavedMemory for Mapping {
-    fn bytes(&mut self) -> &mut [u8] {
-        Self::bytes(self)
+    fn words(&self) -> &[AtomicU64] {
+        Self::words(self)
     }
 }
 
@@ -177,7 +178,8 @@ mod tests {
         }
         let mut last = KeptConnections::open(&folder, 1 << 16).unwrap();
         assert_eq!(last.saved.len(), MOST);
-        assert_eq!(last.saved[0].bytes()[70], 0, "the latest comes first");
+        let word = last.saved[0].words()[8].load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(word, 0, "the latest comes first");
         last.files.settle();
         assert_eq!(numbered(&folder).unwrap().len(), 1);
         last.files.remove();

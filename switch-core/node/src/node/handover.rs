@@ -22,10 +22,12 @@ impl Node {
     /// # Errors
     /// The predecessor goes on, and this node must be dropped.
     pub fn take_over(&mut self, predecessor: &Predecessor) -> Result<(), HandoverError> {
+        if let Some(kept) = &mut self.kept {
+            kept.copy_running(&self.control);
+        }
         let token = predecessor.freeze()?;
         let is_known = predecessor.other_format().is_none();
         if let Some(kept) = &mut self.kept {
-            kept.load();
             self.earlier = kept.start(&self.control, self.clock.now(), is_known);
             self.pods.restore_counts(self.earlier.take_pods());
         }
