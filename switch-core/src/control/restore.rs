@@ -99,6 +99,13 @@ impl ControlPlane {
         Some(self.with_places(memory, |places| running.complete(&self.shared.tracker, places)))
     }
 
+    /// Goes on with the connections of a switch that had taken this one's place and has ended, instead of those that this
+    /// one had. The workers must be held.
+    pub fn take_connections_back(&self, saved: &mut Saved) -> Restored {
+        self.shared.tracker.end_all();
+        self.restore_connections(saved, true)
+    }
+
     fn with_places<T>(&self, memory: &Memory, f: impl FnOnce(Places<'_>) -> T) -> T {
         let snapshot = self.snapshots.load();
         let reach = |client| -> Option<VtepIndex> {

@@ -5,6 +5,8 @@
 mod counted;
 mod envelope;
 mod learnt;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -121,6 +123,47 @@ impl Kept {
             if changed.sum::<usize>() < FEW {
                 break;
             }
+        }
+    }
+
+    /// Another process goes on with the connections.
+    pub(crate) fn retire(&mut self) {
+        self.files.retire();
+    }
+
+    /// The end, after that.
+    pub(crate) fn remove_retired(self) {
+        self.files.remove_retired();
+    }
+
+    /// That process has ended: goes on with its connections, and with what it has learnt. `totals`: what all runs up to
+    /// this one have counted. Returns what it has counted since.
+    pub(crate) fn take_back(
+        &mut self,
+        control: &ControlPlane,
+        now: Instant,
+        totals: Totals,
+    ) -> Totals {
+        let reporter = &self.reporter;
+        let read = self.files.take_back().and_then(|memory| {
+            Saved::read(memory).inspect_err(|error| reporter.failure(not_kept(error))).ok()
+        });
+        if let Some(mut saved) = read {
+            self.restored = control.take_connections_back(&mut saved);
+            self.saved = vec![saved];
+            self.report();
+        }
+        self.until = Some(now + RESTORE_TIMEOUT);
+        if let Ok(Some(learnt)) = envelope::read::<Learnt>(&self.learnt) {
+            learnt.restore(control, monotonic());
+        }
+        match envelope::read::<Counted>(&self.counts) {
+            Ok(Some(counted)) => {
+                let more = counted.since(&Counted::read(control, totals));
+                more.restore(control);
+                more.totals
+            }
+            _ => Totals::default(),
         }
     }
 

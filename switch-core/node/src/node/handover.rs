@@ -9,8 +9,9 @@ use super::Node;
 use super::ownership::Ownership;
 use crate::error::NodeError;
 use crate::events::Failure;
-use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor};
+use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor, is_shared};
 use crate::host_side::Behind;
+use crate::resolver;
 
 /// Time between two looks at whether the workers have finished their packets.
 const LOOK: Duration = Duration::from_micros(50);
@@ -46,10 +47,6 @@ impl Node {
     /// The kernel's settings cannot be written.
     pub fn adopt(&mut self) -> Result<(), NodeError> {
         self.ownership = Ownership::Own;
-        for key in self.settings.inherited.close_rest() {
-            self.reporter.failure(Failure::NotInherited(key));
-        }
-        self.settings.inherited = podswitch_linux::handover::Inherited::default();
         self.pods.forget_inherited();
         self.underlay.forget_inherited();
         self.control.leave_devices_in_force(false);
@@ -57,11 +54,18 @@ impl Node {
         self.behind = Behind::ALL;
         self.follow();
         self.host.reconcile(&self.control);
+        for key in self.settings.inherited.close_rest() {
+            // A socket is not needed any more if the flags or the Services are others.
+            if !is_shared(&key) {
+                self.reporter.failure(Failure::NotInherited(key));
+            }
+        }
+        self.settings.inherited = podswitch_linux::handover::Inherited::default();
         self.deliver_events();
         Ok(adopted?)
     }
 
-    /// The files of the devices, for a [successor](Successor::prepare).
+    /// The files of the devices, and sockets for health checks, for a [successor](Successor::prepare).
     ///
     /// # Errors
     /// The node's own port is not a TAP.
@@ -70,7 +74,14 @@ impl Node {
             let reason = "the node's own interface is not a TAP".to_owned();
             return Err(HandoverError::Refused(reason));
         }
-        Ok(self.control.device_files())
+        let mut files = self.control.device_files();
+        // The successor's own resolver has a namespace of its own.
+        let resolver = resolver::pod().ok().and_then(|pod| self.pods.port(&pod));
+        for own in resolver.map(|port| self.control.device_files_of(port)).unwrap_or_default() {
+            files.retain(|file| file.key != own.key);
+        }
+        files.extend(self.host.socket_files());
+        Ok(files)
     }
 
     /// Hands the node over to a successor that is [ready](Successor::prepare) for it: from now on this node forwards
@@ -101,6 +112,32 @@ impl Node {
             }
         }
         handed
+    }
+
+    /// Lets go of the node's kernel after the node was [handed over](Self::hand_over), as an end does, and goes on with
+    /// nothing else: the node can be [taken back](Self::take_back).
+    pub fn stand_by(&mut self) {
+        self.host.let_go(&self.settings);
+        if let Some(kept) = &mut self.kept {
+            kept.retire();
+        }
+        self.deliver_events();
+    }
+
+    /// Goes on with the node after the successor has ended: with its connections and counts, and the devices as they are.
+    /// The caller puts the present state in force before, and waits until the process has ended.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt).
+    pub fn take_back(&mut self) -> Result<(), NodeError> {
+        let totals = self.totals();
+        if let Some(kept) = &mut self.kept {
+            let mut more = kept.take_back(&self.control, self.clock.now(), totals);
+            self.pods.add_counts(more.take_pods());
+            self.earlier.add(&more);
+        }
+        self.control.hold_workers(false);
+        self.adopt()
     }
 
     fn wait_until_held(&self) -> Result<(), HandoverError> {

@@ -16,6 +16,18 @@ use super::tracker::Tracker;
 use super::{CHUNK, ConnectionRef, MemoryError};
 use crate::id::PortId;
 
+impl Tracker {
+    /// Ends all connections, because those of another process take their place. No packet is in process.
+    pub(crate) fn end_all(&self) {
+        for number in 0..self.slots() as u32 {
+            let generation = self.slot(number).map_or(0, |slot| slot.generation());
+            if generation & 1 == 1 {
+                self.end(ConnectionRef { slot: number << 1, generation }, &mut ());
+            }
+        }
+    }
+}
+
 /// A packet may be in process for so many seconds since its time was read.
 const IN_PROCESS: u32 = 1;
 
