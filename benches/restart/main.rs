@@ -109,9 +109,9 @@ fn run(args: &Args) -> Outcome<Table> {
     world.start()?;
     under_load(args, End::HandOver, &mut world, &mut table)?;
     if args.restore > 0 {
-        let servers = load::open_many(&world, args.restore)?;
+        // Their servers' ports are those of the load.
+        drop(load::open_many(&world, args.restore)?);
         under_load(args, End::FullHandOver, &mut world, &mut table)?;
-        drop(servers);
     }
     if args.hand_over {
         world.finish()?;
@@ -138,7 +138,8 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         thread::sleep(CALM);
         connections.send_all();
         if end == End::FullHandOver && round % ROUNDS_OF_IDLE == 0 {
-            load::open_many(world, args.restore)?;
+            load::send_to_all(world, args.restore)?;
+            thread::sleep(CALM);
             datagrams.reset();
         }
         if !end.is_hand_over() {

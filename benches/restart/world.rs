@@ -178,7 +178,9 @@ impl World {
         let signal = match end {
             End::Stop => Signal::TERM,
             End::Kill => Signal::KILL,
-            End::HandOver | End::FullHandOver => return Err("it is handed over by another start".into()),
+            End::HandOver | End::FullHandOver => {
+                return Err("it is handed over by another start".into());
+            }
         };
         kill_process(Pid::from_child(&switch.child), signal)?;
         let status = switch.child.wait()?;

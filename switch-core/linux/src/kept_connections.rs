@@ -153,7 +153,9 @@ impl KeptConnections {
     pub fn remove_later(&self) {
         let own = self.path.extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
         let folder = self.path.parent();
-        let (Some(own), Some(Ok(found))) = (own, folder.map(|it| numbered(it, PREFIX))) else { return };
+        let (Some(own), Some(Ok(found))) = (own, folder.map(|it| numbered(it, PREFIX))) else {
+            return;
+        };
         for (_, path) in found.into_iter().filter(|(number, _)| *number > own) {
             let _ = fs::remove_file(path);
         }
@@ -209,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_file_that_was_handed_over_is_not_read_unless_it_is_taken_back() {
-        let folder = Path::new("/dev/shm").join(format!("podswitch-retired-{}", std::process::id()));
+        let folder =
+            Path::new("/dev/shm").join(format!("podswitch-retired-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let open = || KeptConnections::open(&folder, 1 << 16).unwrap();
         let mut first = open();

@@ -35,8 +35,8 @@ use super::tcp::TcpState;
 use crate::id::PortId;
 
 pub use crate::pinned::{Account, Charge, Direction, Opened, OpenedAt, Pinned, SourceNat};
-pub use running::Running;
 pub(crate) use running::Places;
+pub use running::Running;
 pub(crate) use saved::Kept;
 pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use slot::{PRESSURE_SECS, Worth};

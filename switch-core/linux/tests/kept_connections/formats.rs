@@ -59,6 +59,10 @@ fn write_fixture() {
     let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
     let used = words.enumerate().filter(|(_, word)| *word != 0);
     let text: String = used.map(|(n, word)| format!("{:x} {word:x}\n", n * 8)).collect();
-    fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kept_connections/formats/connections.new"), text)
-        .unwrap();
+    fs::write(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/kept_connections/formats/connections.new"),
+        text,
+    )
+    .unwrap();
 }

@@ -173,10 +173,7 @@ fn send_with(
     })
 }
 
-fn receive(
-    channel: &Channel,
-    timeout: Duration,
-) -> Result<(Message, Vec<OwnedFd>), HandoverError> {
+fn receive(channel: &Channel, timeout: Duration) -> Result<(Message, Vec<OwnedFd>), HandoverError> {
     let received = channel.receive(timeout).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => HandoverError::Silent,
         _ => HandoverError::Io(error),

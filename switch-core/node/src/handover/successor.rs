@@ -10,8 +10,8 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::handover::{Channel, MAX_FILES, Peer};
 
 use super::{
-    CHECK, FORMAT, HandoverError, Message, PREPARATION, SAYS_STOPPING, SETTLES, SHARES, SILENCE, features, is_shared, receive, send, send_with,
-    unexpected,
+    CHECK, FORMAT, HandoverError, Message, PREPARATION, SAYS_STOPPING, SETTLES, SHARES, SILENCE,
+    features, is_shared, receive, send, send_with, unexpected,
 };
 use crate::boot::boot_id;
 

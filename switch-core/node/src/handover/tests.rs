@@ -82,7 +82,8 @@ fn another_format_is_known_on_both_sides() {
     let successor = Successor::accept(one, "n1").unwrap();
     assert_eq!((successor.other_format(), successor.version()), (Some(7), "9"));
     let (one, other) = Channel::pair().unwrap();
-    send(&one, &Message::Files { format: 8, files: Vec::new(), more: false, features: Vec::new() }).unwrap();
+    send(&one, &Message::Files { format: 8, files: Vec::new(), more: false, features: Vec::new() })
+        .unwrap();
     let mut predecessor = Predecessor::over(other).unwrap();
     predecessor.greet("n1").unwrap();
     assert_eq!(predecessor.other_format(), Some(8));
@@ -188,7 +189,8 @@ fn others_are_refused_with_the_reason() {
     let refused = |boot: String, node: &str| {
         let (one, other) = Channel::pair().unwrap();
         let (version, node) = ("9".to_owned(), node.to_owned());
-        send(&other, &Message::Hello { format: FORMAT, boot, version, node, features: features() }).unwrap();
+        send(&other, &Message::Hello { format: FORMAT, boot, version, node, features: features() })
+            .unwrap();
         let error = Successor::accept(one, "n1").unwrap_err().to_string();
         let heard = receive(&other, SILENCE).unwrap_err().to_string();
         assert_eq!(heard, error);

@@ -64,7 +64,8 @@ impl Counted {
     /// What was counted since these were read as `before`.
     pub(super) fn since(self, before: &Self) -> Self {
         let key = |p: &Policy| (p.cookie.clone(), p.is_ingress, p.rule);
-        let decided: HashMap<_, u64> = before.policies.iter().map(|p| (key(p), p.decided)).collect();
+        let decided: HashMap<_, u64> =
+            before.policies.iter().map(|p| (key(p), p.decided)).collect();
         let policies = self.policies.into_iter().map(|policy| {
             let before = decided.get(&key(&policy)).copied().unwrap_or(0);
             Policy { decided: policy.decided.saturating_sub(before), ..policy }

@@ -17,7 +17,11 @@ fn is_read_and_written<T: Serialize + DeserializeOwned + Debug>(name: &str) {
     let again = std::env::temp_dir().join(format!("podswitch-{name}-{}", std::process::id()));
     envelope::write(&again, &content).unwrap();
     let text = |path: &Path| std::fs::read_to_string(path).unwrap();
-    assert_eq!(text(&again), text(&path), "raise the format's number, and add a file of the new one");
+    assert_eq!(
+        text(&again),
+        text(&path),
+        "raise the format's number, and add a file of the new one"
+    );
     std::fs::remove_file(again).unwrap();
 }
 

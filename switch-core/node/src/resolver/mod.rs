@@ -78,10 +78,8 @@ impl Resolver {
     /// # Errors
     /// Its namespace cannot be made or attached, its sockets cannot be opened, or its thread cannot be started.
     pub fn start(node: NodeCaller, options: ResolverOptions) -> Result<Self, NodeError> {
-        let pod = pod().map_err(|error| NodeError::Option {
-            option: "resolver",
-            reason: error.to_string(),
-        })?;
+        let pod = pod()
+            .map_err(|error| NodeError::Option { option: "resolver", reason: error.to_string() })?;
         let place = NetNs::anonymous()?;
         // The thread that opens the sockets need not have the privilege for low ports.
         sysctl::set(&place, "net/ipv4/ip_unprivileged_port_start", "53")?;

@@ -240,13 +240,8 @@ impl Saved {
 
     /// As [`read`](Self::read), without looking for connections.
     pub(super) fn open(memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
-        let saved = Self {
-            memory,
-            by_port: HashMap::new(),
-            tunnelled: Vec::new(),
-            clock: 0,
-            lost: 0,
-        };
+        let saved =
+            Self { memory, by_port: HashMap::new(), tunnelled: Vec::new(), clock: 0, lost: 0 };
         let header = saved.header().ok_or(MemoryError::Unfit)?;
         if header.magic.load(Relaxed) != MAGIC {
             return Err(MemoryError::Empty);
