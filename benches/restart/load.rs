@@ -314,7 +314,8 @@ pub(crate) fn open_many(world: &World, count: u32) -> Outcome<[UdpSocket; 2]> {
     Ok(servers)
 }
 
-fn send_to_all(world: &World, count: u32) -> Outcome<()> {
+/// Sends one datagram on each of these connections.
+pub(crate) fn send_to_all(world: &World, count: u32) -> Outcome<()> {
     const FIRST: u32 = 2_000;
     let each = count.div_ceil(SERVICES.len() as u32);
     world.client.enter(|| -> io::Result<()> {

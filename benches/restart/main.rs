@@ -28,6 +28,9 @@ use load::{Connections, Datagrams, Requests};
 use report::Table;
 use world::{End, World};
 
+/// Rounds after which idle connections are kept from timing out: UDP connections live for two minutes.
+const ROUNDS_OF_IDLE: u16 = 20;
+
 /// The outcome, or the error as text.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -57,7 +60,11 @@ struct Args {
     /// TCP connections through the ClusterIP that stay open during the restart.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     connections: u32,
-    /// Connections that a start without load restores; 0 skips this measurement.
+    /// Only hand-overs.
+    #[arg(long)]
+    hand_over: bool,
+    /// Connections that a start without load restores, and that hand-overs are repeated with; 0 skips these
+    /// measurements.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(0..=120_000))]
     restore: u32,
     /// Number of forwarding threads.
@@ -106,7 +113,17 @@ fn run(args: &Args) -> Outcome<Table> {
     let mut world = World::new(args.workers)?;
     let mut table = Table::new(args);
     world.start()?;
-    for end in [End::HandOver, End::Stop, End::Kill, End::KillOften, End::KillAlone] {
+    under_load(args, End::HandOver, &mut world, &mut table)?;
+    if args.restore > 0 {
+        // Their servers' ports are those of the load.
+        drop(load::open_many(&world, args.restore)?);
+        under_load(args, End::FullHandOver, &mut world, &mut table)?;
+    }
+    if args.hand_over {
+        world.finish()?;
+        return Ok(table);
+    }
+    for end in [End::Stop, End::Kill, End::KillOften, End::KillAlone] {
         let is_held = end != End::KillAlone;
         if is_held != world.is_held {
             world.end(End::Stop)?;
@@ -135,7 +152,13 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         requests.reset();
         thread::sleep(CALM);
         connections.send_all();
-        if end != End::HandOver {
+        if end == End::FullHandOver && round % ROUNDS_OF_IDLE == 0 {
+            load::send_to_all(world, args.restore)?;
+            thread::sleep(CALM);
+            datagrams.reset();
+            requests.reset();
+        }
+        if !end.is_hand_over() {
             let kills = if end == End::KillOften { KILLS } else { 1 };
             for _ in 1..kills {
                 world.end(end)?;
@@ -148,7 +171,7 @@ fn under_load(args: &Args, end: End, world: &mut World, table: &mut Table) -> Ou
         }
         let began = clock.now();
         match end {
-            End::HandOver => world.hand_over()?,
+            End::HandOver | End::FullHandOver => world.hand_over()?,
             End::Stop | End::Kill | End::KillAlone | End::KillOften => world.start()?,
         }
         let started = clock.now().since(began);

@@ -9,7 +9,7 @@ use crate::world::End;
 /// See the module's description.
 pub(crate) struct Table {
     load: String,
-    ends: [Rounds; 5],
+    ends: [Rounds; 6],
     /// Starts without connections, and with.
     starts: [Vec<Duration>; 2],
     restored: Vec<u64>,
@@ -88,8 +88,11 @@ impl fmt::Display for Table {
             "| restart | blocked p50 | p99 | TCP blocked p50 | p99 | datagrams lost p50 | p99 | connections lost | start to ready p50 | p99 |"
         )?;
         writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
-        for end in [End::HandOver, End::Stop, End::Kill, End::KillOften, End::KillAlone] {
+        for end in End::ALL {
             let Rounds { blocked, answers, lost, gone, started } = &self.ends[end as usize];
+            if blocked.is_empty() {
+                continue;
+            }
             writeln!(
                 f,
                 "| {} | {} | {} | {} | {} | {} | {} | {gone} | {} | {} |",

@@ -36,9 +36,25 @@ pub(crate) enum End {
     KillOften,
     /// Another one takes the node over.
     HandOver,
+    /// The same, with many idle connections besides.
+    FullHandOver,
 }
 
 impl End {
+    /// In the order of the table.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::HandOver,
+        Self::FullHandOver,
+        Self::Stop,
+        Self::Kill,
+        Self::KillOften,
+        Self::KillAlone,
+    ];
+
+    pub(crate) fn is_hand_over(self) -> bool {
+        matches!(self, Self::HandOver | Self::FullHandOver)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stop => "planned",
@@ -46,6 +62,7 @@ impl End {
             Self::KillAlone => "kill -9, no holder",
             Self::KillOften => "kill -9, 5 times",
             Self::HandOver => "hand-over",
+            Self::FullHandOver => "hand-over, many connections",
         }
     }
 }
@@ -180,7 +197,9 @@ impl World {
         let signal = match end {
             End::Stop => Signal::TERM,
             End::Kill | End::KillAlone | End::KillOften => Signal::KILL,
-            End::HandOver => return Err("it is handed over by another start".into()),
+            End::HandOver | End::FullHandOver => {
+                return Err("it is handed over by another start".into());
+            }
         };
         kill_process(Pid::from_child(&switch.child), signal)?;
         let status = switch.child.wait()?;

@@ -119,6 +119,26 @@ fn incomplete_datagrams_are_not_forwarded() {
     switch.assert_adds_up();
 }
 
+/// Fragments that wait for others are not handed over to another process, and are counted.
+#[test]
+fn fragments_that_wait_are_dropped_when_workers_are_held() {
+    let mut switch = Switch::with_workers(&config(), 2);
+    for frame in three(0, 0, 53, &payload(2500)).iter().take(2) {
+        switch.send(0, frame);
+    }
+    assert_eq!(switch.dropped(), [], "held");
+    switch.control.hold_workers(true);
+    switch.pass(Duration::from_millis(1));
+    assert!(switch.control.are_workers_held());
+    assert_eq!(switch.dropped(), [(0, EndOfInput); 2]);
+    switch.assert_adds_up();
+    switch.control.hold_workers(false);
+    for frame in three(0, 1, 53, &payload(2500)) {
+        switch.send(0, &frame);
+    }
+    assert_eq!(switch.recv(1).len(), 3);
+}
+
 #[test]
 fn an_overlap_drops_the_whole_datagram() {
     for family in [0, 1] {

@@ -1,5 +1,6 @@
 //! The CNI agent of `run`, which attaches and detaches pods, and the plugin's installation.
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,12 +49,13 @@ fn socket(text: &str) -> Result<Socket, String> {
 }
 
 impl CniFlags {
-    /// Starts the agent, if it is enabled. It ends when it is dropped.
+    /// Starts the agent, if it is enabled. `listener`: its socket, if there is one already; it is used if it has this path. It ends when it is dropped.
     pub(super) fn start(
         &self,
         run_dir: Option<&Path>,
         node: NodeCaller,
         view: &Arc<dyn ClusterView>,
+        listener: Option<Arc<UnixListener>>,
     ) -> Result<Option<Agent>, Failure> {
         let socket = match (&self.cni_socket, run_dir) {
             (Some(Socket::Off), _) => return Ok(None),
@@ -66,6 +68,10 @@ impl CniFlags {
             (None, None) => return Ok(None),
         };
         let mut options = AgentOptions::new(&socket);
+        options.listener = listener.filter(|listener| {
+            let address = listener.local_addr();
+            address.is_ok_and(|address| address.as_pathname() == Some(&socket)) && socket.exists()
+        });
         if let Some(run_dir) = run_dir {
             options.leases = run_dir.join("leases");
         }

@@ -1,9 +1,10 @@
 //! The control socket of a running switch.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podswitch_api::{ApiServer, DropLog, bind};
+use podswitch_api::{ApiServer, DropLog, adopt, bind};
 use podswitch_node::{NodeCaller, NodeOptions};
 use rustix::fs::Gid;
 use rustix::process::getgroups;
@@ -97,11 +98,20 @@ impl Control {
         Arc::clone(&self.log)
     }
 
+    /// Uses a predecessor's socket, if it is at the same path.
+    pub(super) fn inherit(&mut self, socket: OwnedFd) {
+        if let Some(path) = &self.path
+            && let Ok(Some(listener)) = adopt(socket, path, self.group)
+        {
+            self.listener = Some(listener);
+        }
+    }
+
     /// Starts to serve requests.
-    pub(super) fn serve(mut self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
+    pub(super) fn serve(&mut self, node: NodeCaller) -> Result<Option<ApiServer>, Failure> {
         self.bind()?;
-        let Some(listener) = self.listener else { return Ok(None) };
-        let server = ApiServer::start(listener, node, self.log, Some(Arc::new(log::Level)))
+        let Some(listener) = self.listener.take() else { return Ok(None) };
+        let server = ApiServer::start(listener, node, self.log(), Some(Arc::new(log::Level)))
             .map_err(|error| Failure::Setup(format!("the control socket's thread: {error}")))?;
         Ok(Some(server))
     }

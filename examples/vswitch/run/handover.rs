@@ -1,15 +1,23 @@
 //! Hand-over between two running switches: both sides of it, as `run` takes part.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use podswitch_api::{ApiServer, WebServer};
+use podswitch_core::port::DeviceFiles;
+use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::handover::{Channel, Inherited, Listener};
 use podswitch_node::cni::Agent;
 use podswitch_node::{
-    HANDOVER_SOCKET, HandoverError, NodeError, NodeHandle, Predecessor, Successor,
+    Fate, HANDOVER_SOCKET, HandoverError, Node, NodeError, NodeHandle, PodName, Predecessor,
+    Successor, shared_file, take_shared,
 };
 
+use super::control::Control;
 use super::run_dir::RunDir;
 use crate::Done;
 use crate::failure::Failure;
@@ -21,8 +29,61 @@ const END: Duration = Duration::from_secs(10);
 /// its socket for a moment.
 const ATTEMPTS: usize = 40;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a switch that was replaced can take the node back, and how often it looks at signals meanwhile.
+const STAND_BY: Duration = Duration::from_secs(60);
+const STAND_BY_CHECK: Duration = Duration::from_millis(100);
 /// How often a switch that was replaced looks whether one runs.
 const STAY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Files that are handed over besides those of the node.
+#[derive(Default)]
+pub(super) struct SharedFiles {
+    /// The run directory's lock.
+    pub(super) lock: Option<OwnedFd>,
+    pub(super) control: Option<OwnedFd>,
+    pub(super) web: Option<OwnedFd>,
+    pub(super) cni: Option<Arc<UnixListener>>,
+}
+
+const LOCK: &str = "lock";
+const CONTROL: &str = "control";
+const WEB: &str = "web";
+const CNI: &str = "cni";
+
+impl SharedFiles {
+    /// A predecessor's.
+    pub(super) fn take(files: &Inherited) -> Self {
+        Self {
+            lock: take_shared(files, LOCK),
+            control: take_shared(files, CONTROL),
+            web: take_shared(files, WEB),
+            cni: take_shared(files, CNI).map(|file| Arc::new(file.into())),
+        }
+    }
+
+    /// Those of servers that end.
+    pub(super) fn of(control: Option<&ApiServer>, web: Option<&WebServer>) -> Self {
+        let copy = |file: BorrowedFd<'_>| file.try_clone_to_owned().ok();
+        let control = control.and_then(|control| copy(control.as_fd()));
+        Self { control, web: web.and_then(|web| copy(web.as_fd())), ..Self::default() }
+    }
+}
+
+/// This switch's files for a successor besides those of the node.
+pub(super) fn shared_files(
+    run_dir: Option<&RunDir>,
+    control: Option<&ApiServer>,
+    web: Option<&WebServer>,
+    cni: Option<&Arc<UnixListener>>,
+) -> Vec<DeviceFiles> {
+    let files = [
+        (LOCK, run_dir.and_then(RunDir::file).map(AsFd::as_fd)),
+        (CONTROL, control.map(AsFd::as_fd)),
+        (WEB, web.map(AsFd::as_fd)),
+        (CNI, cni.map(AsFd::as_fd)),
+    ];
+    files.into_iter().filter_map(|(what, file)| shared_file(what, file?)).collect()
+}
 
 /// Where successors connect. Without it the switch runs, and is stopped before the next one starts.
 pub(super) fn listen(run_dir: &Path) -> Option<Listener> {
@@ -49,12 +110,17 @@ pub(super) fn meet(run_dir: &Path, node: &str) -> Result<(Predecessor, Inherited
     Ok((predecessor, files))
 }
 
+/// From now on that switch attaches and detaches no pods.
+pub(super) fn settle(predecessor: &mut Predecessor, files: &Inherited) -> Result<(), Failure> {
+    predecessor.settle(files).map_err(|error| failed(&error))
+}
+
 /// Goes on in place of the switch that runs, and returns when that one has let go of the node.
 pub(super) fn take_over(
     node: &NodeHandle,
     predecessor: Predecessor,
     run_dir: &mut RunDir,
-) -> Result<(), Failure> {
+) -> Result<Predecessor, Failure> {
     let (result, predecessor) = node.with(move |node| {
         let result = node.take_over(&predecessor);
         (result, predecessor)
@@ -69,7 +135,7 @@ pub(super) fn take_over(
         // What is missing is put back later.
         tracing::error!(target: "run", %error, "the node's settings are not taken over");
     }
-    Ok(())
+    Ok(predecessor)
 }
 
 fn failed(error: &HandoverError) -> Failure {
@@ -94,12 +160,18 @@ pub(super) fn accept(channel: Channel, name: &str) -> Option<Successor> {
 pub(super) fn hand_over(
     node: &NodeHandle,
     successor: Successor,
+    shared: Vec<DeviceFiles>,
     keep_waiting: impl FnMut() -> bool,
+    mut settle: impl FnMut(),
 ) -> Option<Successor> {
-    let prepared = node
-        .with(|node| node.device_files())
-        .map_err(of_node)
-        .and_then(|files| successor.prepare(&files?, keep_waiting));
+    let files_now = || node.with(|node| node.device_files()).map_err(of_node).and_then(|it| it);
+    let prepared = files_now().and_then(|mut files| {
+        files.extend(shared);
+        successor.prepare(&files, keep_waiting, || {
+            settle();
+            files_now()
+        })
+    });
     if let Err(error) = prepared {
         not_handed(&error);
         successor.end();
@@ -113,6 +185,75 @@ pub(super) fn hand_over(
         result.map(|()| successor)
     });
     handed.map_err(of_node).and_then(|result| result).inspect_err(not_handed).ok()
+}
+
+/// Stands by for a while after the node was handed over, with everything that is needed to forward. Returns whether the
+/// node is to be taken back: the successor has ended, and did not say that nobody is to.
+pub(super) fn stand_by(node: &NodeHandle, successor: &Successor, signals: &Signals) -> bool {
+    if node.with(Node::stand_by).is_err() {
+        return false;
+    }
+    successor.gone();
+    tracing::info!(target: "run", "the node is handed over: standing by");
+    let clock = Clock::start();
+    while !signals.stopped() && clock.now().since(Instant::ZERO) < STAND_BY {
+        match successor.wait_for_end(STAND_BY_CHECK) {
+            Fate::Runs => {}
+            Fate::Stopped => return false,
+            Fate::Ended => {
+                tracing::error!(target: "run", version = successor.version(), "the switch that took the node over has ended: this one takes it back");
+                return !node.has_ended();
+            }
+        }
+        signals.wait(Duration::ZERO, None);
+    }
+    false
+}
+
+/// Goes on after that.
+pub(super) fn take_back(node: &NodeHandle) {
+    if let Err(error) = node.with(Node::take_back).and_then(|result| result) {
+        // What is missing is put back later.
+        tracing::error!(target: "run", %error, "the node's settings are not taken back");
+    }
+}
+
+/// Serves commands, probes and metrics again, on the sockets that stayed open.
+pub(super) fn serve_again(
+    node: &NodeHandle,
+    control: &mut Control,
+    files: SharedFiles,
+    open_web: impl Fn(Option<OwnedFd>) -> Result<Option<WebServer>, Failure>,
+) -> (Option<ApiServer>, Option<WebServer>) {
+    if let Some(socket) = files.control {
+        control.inherit(socket);
+    }
+    let asked = control.serve(node.caller()).unwrap_or_else(|failure| {
+        failure.log_error("the switch answers no commands");
+        None
+    });
+    let web = open_web(files.web).unwrap_or_else(|failure| {
+        failure.log_error("there are no metrics and no probes");
+        None
+    });
+    if let Some(web) = &web {
+        web.serve(node.caller(), control.log());
+    }
+    (asked, web)
+}
+
+/// Detaches pods that were detached by another process: of those before, the agent has these.
+pub(super) fn detach_gone(node: &NodeHandle, before: Vec<PodName>, agent: &Agent) {
+    let now = agent.pods();
+    for pod in before.into_iter().filter(|pod| !now.contains(pod)) {
+        let removed = node.with({
+            let pod = pod.clone();
+            move |node| node.remove_pod(&pod)
+        });
+        if let Err(error) = removed.and_then(|result| result) {
+            tracing::warn!(target: "cni", %pod, %error, "a pod that is gone is not detached");
+        }
+    }
 }
 
 /// Waits for a signal after the node was handed over.

@@ -23,6 +23,7 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_kubernetes::Record;
 use podswitch_linux::handover::{Channel, Listener};
 use podswitch_linux::{NetNs, sysctl, userns};
+use podswitch_node::cni::Agent;
 use podswitch_node::source::{Followed, Source, SourceError};
 use podswitch_node::{
     HANDOVER_SOCKET, KubeProxyMode, Meters, Node, NodeError, NodeHandle, NodeOptions,
@@ -41,6 +42,7 @@ use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 pub(crate) use flags::seconds;
+use handover::SharedFiles;
 pub(crate) use holding::HOLD_FOR;
 use holding::{HoldFlags, Holding};
 use outputs::OutputFlags;
@@ -224,8 +226,8 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     let run_dir_path = run_dir.as_ref().map(|run_dir| run_dir.path().to_owned());
     let run_dir_path = run_dir_path.as_deref();
     let (probes, meters) = (Probes::default(), Meters::default());
-    let open_web = || args.web.open(args.source.kubernetes, &probes);
-    let mut web = if is_shared { None } else { open_web()? };
+    let open_web = |socket| args.web.open(args.source.kubernetes, &probes, socket);
+    let mut web = if is_shared { None } else { open_web(None)? };
     let measured = (&probes, &meters);
     let opened = args.source.open(&args.node, &cluster, args.strict, run_dir_path, measured)?;
     let (mut source, view) = (opened.source, opened.view);
@@ -258,12 +260,16 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     if let Some(path) = run_dir_path {
         options = options.keep_connections(path);
     }
-    let mut predecessor = None;
+    let (mut predecessor, mut shared) = (None, SharedFiles::default());
     if let Some(run_dir) = run_dir.as_mut().filter(|_| is_shared) {
         match handover::meet(run_dir.path(), &args.node) {
             Ok((met, files)) => {
-                options = options.take_over(files);
-                predecessor = Some(met);
+                shared = SharedFiles::take(&files);
+                if let Some(lock) = shared.lock.take() {
+                    run_dir.share_lock(lock);
+                }
+                options = options.take_over(files.clone());
+                predecessor = Some((met, files));
             }
             // It does not hand over to this process, or has just ended: one after the other then.
             Err(failure) if args.wait => {
@@ -275,7 +281,7 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
                     }
                 }
                 is_shared = false;
-                web = open_web()?;
+                web = open_web(None)?;
             }
             Err(failure) => return Err(failure),
         }
@@ -289,6 +295,9 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     }
     let outputs = args.outputs.open(&args.node)?;
     let mut control = args.control.open(run_dir_path, is_shared, outputs)?;
+    if let Some(socket) = shared.control.take() {
+        control.inherit(socket);
+    }
     options = control.options(options, args.web.has_page());
     if let Some(path) = &args.node_netns {
         options = options.namespace(NetNs::open(path)?);
@@ -299,18 +308,23 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     let epoch = node.epoch();
     let node = node.spawn()?;
     // Pods that a runtime attached before are attached again first; then the switch is ready.
-    let start_agent = || args.cni.start(run_dir_path, node.caller(), &view);
-    let mut agent = start_agent()?;
-    if let (Some(predecessor), Some(run_dir)) = (predecessor.take(), &mut run_dir) {
+    if let Some((predecessor, files)) = &mut predecessor {
+        handover::settle(predecessor, files)?;
+    }
+    let start_agent = |socket| args.cni.start(run_dir_path, node.caller(), &view, socket);
+    let mut agent = start_agent(shared.cni.take())?;
+    // A predecessor, which may take the node back.
+    let mut met = None;
+    if let (Some((predecessor, _)), Some(run_dir)) = (predecessor.take(), &mut run_dir) {
         if signals.stopped() {
             // The running one goes on.
             return Ok(());
         }
-        handover::take_over(&node, predecessor, run_dir)?;
+        met = Some(handover::take_over(&node, predecessor, run_dir)?);
         // It holds the same devices for the predecessor.
         holder = holding.connect(run_dir.path()).map(|(link, _)| link);
         // From here on nobody else forwards: what fails is said, and the switch goes on.
-        web = open_web().unwrap_or_else(|failure| {
+        web = open_web(shared.web.take()).unwrap_or_else(|failure| {
             failure.log_error("there are no metrics and no probes");
             None
         });
@@ -322,7 +336,7 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     if let Some(web) = &web {
         web.serve(node.caller(), control.log());
     }
-    let asked = match control.serve(node.caller()) {
+    let mut asked = match control.serve(node.caller()) {
         Err(failure) if is_shared => {
             failure.log_error("the switch answers no commands");
             None
@@ -332,12 +346,12 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     let listener = run_dir_path.and_then(handover::listen);
     dns.follow(&node);
     events.ready(epoch, &*source);
-    let (events, listener) = (&events, &listener);
+    let events = &events;
     let mut serving = Serving {
         args,
         source,
         logged,
-        probes,
+        probes: probes.clone(),
         meters,
         dns,
         events,
@@ -356,15 +370,51 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
             !is_late && !node.has_ended()
         };
         let Some(successor) = handover::accept(channel, &args.node) else { continue };
-        drop(agent.take());
-        serving.dns.stop();
-        match handover::hand_over(&node, successor, keep_waiting) {
-            Some(successor) => break Some(successor),
-            None => {
-                agent = handover::again(start_agent, || !signals.stopped());
-                serving.dns.follow(&node);
+        let shares = successor.takes_shared_files();
+        // Calls wait in the socket's queue as long as somebody has it.
+        let cni = agent.as_ref().map(Agent::listener).filter(|_| shares);
+        let mut pods = Vec::new();
+        let mut settle = || {
+            pods = agent.as_ref().map(Agent::pods).unwrap_or_default();
+            drop(agent.take());
+        };
+        if !successor.settles() {
+            settle();
+        }
+        let run_dir = serving.run_dir.as_ref();
+        let files = handover::shared_files(run_dir, asked.as_ref(), web.as_ref(), cni.as_ref());
+        let handed = handover::hand_over(&node, successor, files, keep_waiting, settle);
+        if let Some(successor) = handed {
+            if let Some(asked) = asked.as_mut().filter(|_| shares) {
+                asked.leave_file();
+            }
+            if let Some(met) = &met {
+                met.stopping();
+            }
+            if !(args.stay && shares && successor.says_stopping()) {
+                break Some(successor);
+            }
+            // The sockets stay open; nobody is served.
+            let files = SharedFiles::of(asked.take().as_ref(), web.take().as_ref());
+            serving.listener = None;
+            serving.dns.stop();
+            if !handover::stand_by(&node, &successor, &signals) {
+                break Some(successor);
+            }
+            // What has changed meanwhile, before a packet is forwarded.
+            serving.follow(&node, true);
+            handover::take_back(&node);
+            (asked, web) = handover::serve_again(&node, &mut control, files, open_web);
+            serving.listener = run_dir_path.and_then(handover::listen);
+        }
+        if agent.is_none() {
+            let start = || start_agent(cni.clone());
+            agent = handover::again(start, || !signals.stopped());
+            if let Some(agent) = &agent {
+                handover::detach_gone(&node, pods, agent);
             }
         }
+        serving.dns.follow(&node);
     };
     serving.dns.stop();
     drop(agent);
@@ -373,7 +423,10 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     let is_kept = args.keep || has_failed || successor.is_some();
     let uptime = clock.now().since(Instant::ZERO);
     report::stop(has_failed, successor.is_some(), uptime, is_kept);
-    drop((asked, web, listener));
+    if let Some(met) = met.as_ref().filter(|_| !is_kept) {
+        met.stopping();
+    }
+    drop((asked, web, serving.listener.take()));
     let stopped = node.stop(if is_kept { PodInterfaces::Keep } else { PodInterfaces::Remove });
     drop(run_dir);
     if let Some(successor) = successor {
@@ -402,7 +455,7 @@ struct Serving<'a> {
     dns: Dns,
     events: &'a Events<'a>,
     /// Where a successor connects.
-    listener: &'a Option<Listener>,
+    listener: Option<Listener>,
     run_dir: &'a mut Option<RunDir>,
     holding: Holding,
 }

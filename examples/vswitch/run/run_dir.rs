@@ -2,6 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -119,6 +120,16 @@ impl RunDir {
             self.lock = Self::open(&self.path).ok().and_then(|opened| opened.lock);
         }
         self.lock.is_some()
+    }
+
+    /// The lock, for a successor. It is held as long as one of both has it open.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.lock.as_ref()
+    }
+
+    /// Holds a predecessor's lock as well.
+    pub(super) fn share_lock(&mut self, lock: OwnedFd) {
+        self.lock = Some(lock.into());
     }
 
     /// Whether no switch has the lock.

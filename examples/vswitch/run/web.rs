@@ -1,6 +1,7 @@
 //! HTTP endpoints of a running switch: probes, `/metrics`, and optionally the page.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 
 use podswitch_api::{PageAccess, WebServer};
 use podswitch_node::Probes;
@@ -65,11 +66,12 @@ impl WebFlags {
         self.page.is_some()
     }
 
-    /// Starts to serve probes, if enabled.
+    /// Starts to serve probes, if enabled. `inherited`: a predecessor's socket, which is used if it has this address.
     pub(super) fn open(
         self,
         kubernetes: bool,
         probes: &Probes,
+        inherited: Option<OwnedFd>,
     ) -> Result<Option<WebServer>, Failure> {
         let page = self.page.map_or(PageAccess::Off, |page| page.0);
         let address = match self.metrics_address {
@@ -81,7 +83,13 @@ impl WebFlags {
             None => (kubernetes || self.has_page()).then_some(DEFAULT),
         };
         let Some(address) = address else { return Ok(None) };
-        let server = WebServer::start(address, probes.clone(), page).map_err(|error| {
+        let inherited = inherited.map(TcpListener::from);
+        let inherited = inherited.filter(|it| it.local_addr().is_ok_and(|its| its == address));
+        let server = match inherited {
+            Some(listener) => WebServer::on(listener, probes.clone(), page),
+            None => WebServer::start(address, probes.clone(), page),
+        };
+        let server = server.map_err(|error| {
             Failure::Setup(format!("--metrics-address {address}: cannot listen: {error}"))
         })?;
         Ok(Some(server))

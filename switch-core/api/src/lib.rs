@@ -39,5 +39,5 @@ pub use output::{CommunityId, Record};
 pub use routes::{
     MAX_CAPTURE_FRAMES, MAX_CAPTURE_SECONDS, MAX_FLOWS, MAX_OFFSET, MAX_PERF_SECONDS,
 };
-pub use server::{ApiServer, MAX_CONNECTIONS, bind};
+pub use server::{ApiServer, MAX_CONNECTIONS, adopt, bind};
 pub use web::{PageAccess, WebServer};

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
@@ -56,6 +57,25 @@ pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
         Err(_) => {}
     }
     let listener = StdListener::bind(path)?;
+    permit(path, gid)?;
+    Ok(listener)
+}
+
+/// Goes on with a socket that another process made and handed over: only root may connect, and the group `gid` if one is
+/// given. `None`: it is not at `path`.
+///
+/// # Errors
+/// The permissions cannot be set.
+pub fn adopt(socket: OwnedFd, path: &Path, gid: Option<u32>) -> io::Result<Option<StdListener>> {
+    let listener = StdListener::from(socket);
+    if listener.local_addr()?.as_pathname() != Some(path) {
+        return Ok(None);
+    }
+    permit(path, gid)?;
+    Ok(Some(listener))
+}
+
+fn permit(path: &Path, gid: Option<u32>) -> io::Result<()> {
     let gid = gid.map(rustix::fs::Gid::from_raw);
     let mode = if gid.is_some() { 0o660 } else { 0o600 };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
@@ -64,13 +84,14 @@ pub fn bind(path: &Path, gid: Option<u32>) -> io::Result<StdListener> {
         let (folder, flags) = (rustix::fs::CWD, rustix::fs::AtFlags::empty());
         rustix::fs::chownat(folder, path, None, gid, flags)?;
     }
-    Ok(listener)
+    Ok(())
 }
 
 /// Serves queries on a thread of its own until it is dropped.
 pub struct ApiServer {
     background: Option<Background>,
     path: Option<PathBuf>,
+    socket: StdListener,
 }
 
 impl fmt::Debug for ApiServer {
@@ -92,9 +113,22 @@ impl ApiServer {
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+        let socket = listener.try_clone()?;
         let served = Arc::new(Served::new(node, drops));
         let background = Background::start("podswitch-api", accept(listener, served, log))?;
-        Ok(Self { background: Some(background), path })
+        Ok(Self { background: Some(background), path, socket })
+    }
+
+    /// Another process goes on with the [socket](AsFd::as_fd): its file stays.
+    pub fn leave_file(&mut self) {
+        self.path = None;
+    }
+}
+
+/// The socket, for a process that goes on with it.
+impl AsFd for ApiServer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ pub enum PageAccess {
 pub struct WebServer {
     web: Arc<Web>,
     address: SocketAddr,
+    socket: StdListener,
     _background: Background,
 }
 
@@ -75,12 +77,20 @@ impl WebServer {
     /// # Errors
     /// The address cannot be bound, or the system refuses a thread.
     pub fn start(address: SocketAddr, probes: Probes, page: PageAccess) -> io::Result<Self> {
-        let listener = StdListener::bind(address)?;
+        Self::on(StdListener::bind(address)?, probes, page)
+    }
+
+    /// As [`start`](Self::start), on a socket that listens already.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn on(listener: StdListener, probes: Probes, page: PageAccess) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let socket = listener.try_clone()?;
         let address = listener.local_addr()?;
         let web = Arc::new(Web { probes, page, served: OnceLock::new() });
         let background = Background::start("podswitch-web", accept(listener, Arc::clone(&web)))?;
-        Ok(Self { web, address, _background: background })
+        Ok(Self { web, address, socket, _background: background })
     }
 
     /// Sets the node that answers from now on, and its drops.
@@ -91,6 +101,13 @@ impl WebServer {
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+/// The socket, for a process that goes on with it.
+impl AsFd for WebServer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -60,8 +60,15 @@ impl Inherited {
         self.files().is_some_and(|files| !files.is_empty())
     }
 
+    /// Adds files that the predecessor has handed over later.
+    pub fn add(&self, more: impl IntoIterator<Item = (String, Vec<OwnedFd>)>) {
+        if let Some(mut files) = self.files() {
+            files.extend(more);
+        }
+    }
+
     /// Takes the files of a device.
-    pub(crate) fn take(&self, key: &str) -> Vec<OwnedFd> {
+    pub fn take(&self, key: &str) -> Vec<OwnedFd> {
         self.files().and_then(|mut files| files.remove(key)).unwrap_or_default()
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use podswitch_core::control::{SavedMemory, SlotMemory};
@@ -17,6 +18,10 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::sys::mapping::Mapping;
 
 const PREFIX: &str = "connections.";
+/// The same of a run whose connections another process has taken over.
+const RETIRED: &str = "retired-connections.";
+/// How many of these are left alone: their runs may take the node back.
+const MOST_RETIRED: u64 = 2;
 /// Maximum number of files that are read. Each was left by a run that ended before the file was settled.
 const MOST: usize = 4;
 /// File systems whose pages stay in memory (`statfs(2)`).
@@ -44,8 +49,8 @@ pub struct Opened {
 }
 
 impl SavedMemory for Mapping {
-    fn bytes(&mut self) -> &mut [u8] {
-        Self::bytes(self)
+    fn words(&self) -> &[AtomicU64] {
+        Self::words(self)
     }
 }
 
@@ -61,12 +66,17 @@ impl KeptConnections {
             let message = format!("{} is not on tmpfs", folder.display());
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
-        let mut found = numbered(folder)?;
+        let mut found = numbered(folder, PREFIX)?;
         found.sort_unstable_by(|a, b| b.cmp(a));
         for (_, path) in found.split_off(found.len().min(MOST)) {
             let _ = fs::remove_file(path);
         }
         let number = found.first().map_or(0, |(number, _)| number + 1);
+        for (retired, path) in numbered(folder, RETIRED)? {
+            if retired + MOST_RETIRED < number {
+                let _ = fs::remove_file(path);
+            }
+        }
         let path = folder.join(format!("{PREFIX}{number}"));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
@@ -103,11 +113,49 @@ impl KeptConnections {
         let _ = fs::remove_file(&self.path);
     }
 
+    /// Another process goes on with the connections: the next run is not to read this file. [`take_back`](Self::take_back)
+    /// undoes this.
+    pub fn retire(&mut self) {
+        let number = self.path.extension().unwrap_or_default().to_string_lossy();
+        let retired = self.path.with_file_name(format!("{RETIRED}{number}"));
+        if fs::rename(&self.path, &retired).is_ok() {
+            self.path = retired;
+        }
+    }
+
+    /// The process that went on has ended. Returns its file, to be read before it is
+    /// [removed](Self::remove_later).
+    pub fn take_back(&mut self) -> Option<Box<dyn SavedMemory>> {
+        let own: u64 = self.path.extension()?.to_str()?.parse().ok()?;
+        let found = numbered(self.path.parent()?, PREFIX).ok()?;
+        // Of a process that had none, an older one is found at most.
+        let last = found.iter().filter(|(number, _)| *number > own).max_by_key(|found| found.0);
+        let memory = last.and_then(|(_, path)| saved(path));
+        let number = last.map_or(own, |(number, _)| number + 1);
+        let path = self.path.with_file_name(format!("{PREFIX}{number}"));
+        if fs::rename(&self.path, &path).is_ok() {
+            self.path = path;
+            // The others are older now.
+            self.earlier = found.into_iter().map(|(_, path)| path).collect();
+        }
+        memory
+    }
+
+    /// Removes this run's file, if it is [retired](Self::retire).
+    pub fn remove_retired(&self) {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        if name.is_some_and(|name| name.starts_with(RETIRED)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
     /// Removes the files of later runs, which were to take over from this one and do not.
     pub fn remove_later(&self) {
         let own = self.path.extension().and_then(|number| number.to_str()?.parse::<u64>().ok());
         let folder = self.path.parent();
-        let (Some(own), Some(Ok(found))) = (own, folder.map(numbered)) else { return };
+        let (Some(own), Some(Ok(found))) = (own, folder.map(|it| numbered(it, PREFIX))) else {
+            return;
+        };
         for (_, path) in found.into_iter().filter(|(number, _)| *number > own) {
             let _ = fs::remove_file(path);
         }
@@ -127,13 +175,13 @@ impl KeptConnections {
     }
 }
 
-/// The files of connections in `folder`, by number.
-fn numbered(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The files in `folder` whose names begin so, by number.
+fn numbered(folder: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
+        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.parse().ok());
         found.extend(number.map(|number| (number, entry.path())));
     }
     Ok(found)
@@ -162,6 +210,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_handed_over_is_not_read_unless_it_is_taken_back() {
+        let folder =
+            Path::new("/dev/shm").join(format!("podswitch-retired-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let open = || KeptConnections::open(&folder, 1 << 16).unwrap();
+        let mut first = open();
+        let mut second = open();
+        assert_eq!(second.saved.len(), 1);
+        first.files.retire();
+        second.files.settle();
+        assert_eq!(open().saved.len(), 1, "the second one's");
+        assert!(first.files.take_back().is_some());
+        first.files.settle();
+        let last = open();
+        assert_eq!(last.saved.len(), 1, "the first one's");
+        last.files.remove();
+        first.files.retire();
+        first.files.remove_retired();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir(&folder).unwrap();
+    }
+
+    #[test]
     fn earlier_files_are_read_until_settled() {
         let folder = Path::new("/dev/shm").join(format!("podswitch-kept-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
@@ -177,11 +248,12 @@ mod tests {
         }
         let mut last = KeptConnections::open(&folder, 1 << 16).unwrap();
         assert_eq!(last.saved.len(), MOST);
-        assert_eq!(last.saved[0].bytes()[70], 0, "the latest comes first");
+        let word = last.saved[0].words()[8].load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(word, 0, "the latest comes first");
         last.files.settle();
-        assert_eq!(numbered(&folder).unwrap().len(), 1);
+        assert_eq!(numbered(&folder, PREFIX).unwrap().len(), 1);
         last.files.remove();
-        assert!(numbered(&folder).unwrap().is_empty());
+        assert!(numbered(&folder, PREFIX).unwrap().is_empty());
         fs::remove_dir(&folder).unwrap();
     }
 }

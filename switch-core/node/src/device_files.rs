@@ -13,8 +13,10 @@ pub(crate) type Names = Vec<(String, usize)>;
 pub(crate) type Part<'a> = (Names, Vec<BorrowedFd<'a>>);
 
 /// Files with the names of their devices.
-pub(crate) fn named(files: &[DeviceFiles]) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
-    files.iter().flat_map(|of| of.files.iter().map(|file| (of.key.as_str(), file.as_fd())))
+pub(crate) fn named<'a>(
+    files: impl IntoIterator<Item = &'a DeviceFiles>,
+) -> impl Iterator<Item = (&'a str, BorrowedFd<'a>)> {
+    files.into_iter().flat_map(|of| of.files.iter().map(|file| (of.key.as_str(), file.as_fd())))
 }
 
 /// The messages that carry these files, which stay open here.

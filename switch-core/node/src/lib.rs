@@ -114,7 +114,9 @@ pub use flow_view::{
 };
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
-pub use handover::{HANDOVER_SOCKET, HandoverError, Predecessor, Successor};
+pub use handover::{
+    Fate, HANDOVER_SOCKET, HandoverError, Predecessor, Successor, shared_file, take_shared,
+};
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
 pub use leftovers::remove_leftovers;

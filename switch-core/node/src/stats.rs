@@ -323,7 +323,7 @@ impl PortStats {
         self.tx_bytes = self.tx_bytes.saturating_add(other.tx_bytes);
     }
 
-    fn less(self, other: Self) -> Self {
+    pub(crate) fn less(self, other: Self) -> Self {
         Self {
             rx_packets: self.rx_packets.saturating_sub(other.rx_packets),
             rx_bytes: self.rx_bytes.saturating_sub(other.rx_bytes),

@@ -42,6 +42,54 @@ impl Totals {
         Self { pods: waiting.chain(pods).collect(), ..Self::from(stats) }
     }
 
+    fn numbers(&mut self) -> [&mut u64; 10] {
+        [
+            &mut self.received,
+            &mut self.forwarded,
+            &mut self.consumed,
+            &mut self.originated,
+            &mut self.copies,
+            &mut self.hits,
+            &mut self.misses,
+            &mut self.kept,
+            &mut self.judged_again,
+            &mut self.opened,
+        ]
+    }
+
+    /// What was counted since these were as `before`.
+    pub(crate) fn since(mut self, before: &Self) -> Self {
+        let mut earlier = before.clone();
+        for (now, before) in self.numbers().into_iter().zip(earlier.numbers()) {
+            *now = now.saturating_sub(*before);
+        }
+        for (name, now) in &mut self.drops {
+            *now = now.saturating_sub(before.drops.get(name).copied().unwrap_or(0));
+        }
+        for (kind, now) in &mut self.ports {
+            *now = now.less(before.ports.get(kind).copied().unwrap_or_default());
+        }
+        for (pod, now) in &mut self.pods {
+            *now = now.less(before.pods.get(pod).copied().unwrap_or_default());
+        }
+        self
+    }
+
+    /// Adds what was counted besides, but for pods.
+    pub(crate) fn add(&mut self, more: &Self) {
+        let mut more = more.clone();
+        for (sum, more) in self.numbers().into_iter().zip(more.numbers()) {
+            *sum = sum.saturating_add(*more);
+        }
+        for (name, more) in more.drops {
+            let sum = self.drops.entry(name).or_default();
+            *sum = sum.saturating_add(more);
+        }
+        for (kind, more) in more.ports {
+            self.ports.entry(kind).or_default().add(more);
+        }
+    }
+
     /// The counts of pods, which are left out of these from now on.
     pub(crate) fn take_pods(&mut self) -> BTreeMap<String, PodCounts> {
         std::mem::take(&mut self.pods)

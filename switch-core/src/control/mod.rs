@@ -24,7 +24,7 @@ pub use learnt::{AffinityPin, LearntMtu};
 pub use options::{Options, Pinning};
 pub use podswitch_policy::service::compile::HealthCheck;
 pub use policy_counts::{PolicyCount, policy_rules};
-pub use restore::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
+pub use restore::{MemoryError, Restored, Running, Saved, SavedMemory, SlotMemory, memory_size};
 pub use service_counts::{ServiceCount, ServiceTotal};
 
 use captures::Captures;

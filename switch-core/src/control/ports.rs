@@ -128,6 +128,12 @@ impl ControlPlane {
         self.device_changes
     }
 
+    /// Those of one port.
+    pub fn device_files_of(&self, port: PortId) -> Vec<DeviceFiles> {
+        let attached = self.devices.get(port.index()).and_then(|device| device.as_ref());
+        attached.map(|attached| attached.device.files()).unwrap_or_default()
+    }
+
     /// Says whether what was set up for the devices stays when they are dropped: another process goes on with them
     /// ([`Device::leave_in_force`]).
     pub fn leave_devices_in_force(&mut self, stays: bool) {

@@ -5,13 +5,13 @@ use podswitch_vxlan::vtep::VtepIndex;
 
 use super::{ControlPlane, Options};
 use crate::engine::Shared;
-use crate::flow::connection::Kept;
+use crate::flow::connection::{Kept, Places};
 use crate::id::PortId;
 use crate::snapshot::Reach;
 use crate::worker::Command;
 
 pub use crate::flow::connection::{
-    MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size,
+    MemoryError, Restored, Running, Saved, SavedMemory, SlotMemory, memory_size,
 };
 
 /// Chunks of connections whose memory is allocated ahead of use: 32,768 connections, 8 MiB.
@@ -77,6 +77,36 @@ impl ControlPlane {
         let Some(memory) = &self.memory else {
             return Restored { waiting: saved.len(), ..Restored::default() };
         };
+        self.with_places(memory, |places| {
+            let clock = (places.clock, places.now_secs);
+            let reach = tunnel.then_some(places.reach);
+            saved.restore(&self.shared.tracker, places.ports, reach, clock)
+        })
+    }
+
+    /// Copies the connections of a switch that forwards, whose place this one takes: those that are new since the last
+    /// call, and ends those that have ended there. The workers must be [held](Self::hold_workers), and the state in force
+    /// must name the ports and nodes. Returns how many had changed; call it until there are few.
+    pub fn copy_running(&self, running: &mut Running) -> usize {
+        let Some(memory) = &self.memory else { return 0 };
+        self.with_places(memory, |places| running.copy(&self.shared.tracker, places))
+    }
+
+    /// Copies the rest, and the state of all. The other switch does not forward any more. The result holds the connections
+    /// of clients whose ports are not attached here yet.
+    pub fn complete_running(&self, running: Running) -> Option<(Saved, Restored)> {
+        let memory = self.memory.as_ref()?;
+        Some(self.with_places(memory, |places| running.complete(&self.shared.tracker, places)))
+    }
+
+    /// Goes on with the connections of a switch that had taken this one's place and has ended, instead of those that this
+    /// one had. The workers must be held.
+    pub fn take_connections_back(&self, saved: &mut Saved) -> Restored {
+        self.shared.tracker.end_all();
+        self.restore_connections(saved, true)
+    }
+
+    fn with_places<T>(&self, memory: &Memory, f: impl FnOnce(Places<'_>) -> T) -> T {
         let snapshot = self.snapshots.load();
         let reach = |client| -> Option<VtepIndex> {
             match snapshot.reach(client)? {
@@ -84,9 +114,8 @@ impl ControlPlane {
                 _ => None,
             }
         };
-        let clock = (memory.clock, self.clock.now().as_secs() as u32);
-        let reach: Option<&dyn Fn(_) -> _> = if tunnel { Some(&reach) } else { None };
-        saved.restore(&self.shared.tracker, &memory.ports, reach, clock)
+        let now_secs = self.clock.now().as_secs() as u32;
+        f(Places { ports: &memory.ports, reach: &reach, clock: memory.clock, now_secs })
     }
 
     /// Makes the workers stop or resume receiving from their ports. Applies to workers that already run or are polled.

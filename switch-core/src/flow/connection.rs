@@ -13,7 +13,7 @@
 //!
 //! The types are here; the table is in `tracker.rs`, the contents of a slot in `slot.rs` and `facts.rs`, updates by
 //! packets in `packets.rs`, creation and end in `create.rs` and `ending.rs`, the end of connections that a change
-//! denies in `review.rs`, and connections that survive a restart in `saved.rs`. `model.rs` compiles the same source for
+//! denies in `review.rs`, and connections that survive a restart in `saved.rs`, or a hand-over in `running.rs`. `model.rs` compiles the same source for
 //! `shuttle`, which tests interleavings of threads.
 
 mod cast;
@@ -24,6 +24,7 @@ mod header;
 mod list;
 mod packets;
 mod review;
+mod running;
 mod saved;
 mod slot;
 mod tracker;
@@ -34,6 +35,8 @@ use super::tcp::TcpState;
 use crate::id::PortId;
 
 pub use crate::pinned::{Account, Charge, Direction, Opened, OpenedAt, Pinned, SourceNat};
+pub(crate) use running::Places;
+pub use running::Running;
 pub(crate) use saved::Kept;
 pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
 pub use slot::{PRESSURE_SECS, Worth};

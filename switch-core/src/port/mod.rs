@@ -90,12 +90,22 @@ pub trait Port: Send {
 }
 
 /// Open files of a device, by which another process goes on with it while it is open here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DeviceFiles {
     /// Says which device it is, and which of its files these are; the same in both processes.
     pub key: String,
     /// The files.
     pub files: Vec<Arc<OwnedFd>>,
+}
+
+impl DeviceFiles {
+    /// Whether these are the same files of the same device.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<OwnedFd>, &Arc<OwnedFd>)| Arc::ptr_eq(a, b);
+        self.key == other.key
+            && self.files.len() == other.files.len()
+            && self.files.iter().zip(&other.files).all(same)
+    }
 }
 
 /// A source and sink of frames that is attached to the switch as one port.

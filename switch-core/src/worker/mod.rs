@@ -196,8 +196,8 @@ impl Worker {
         received
     }
 
-    /// While frames are left in the devices: receives those that were taken from them already, and says when there are
-    /// none left, with all counts up to date.
+    /// While frames are left in the devices: receives those that were taken from them already, drops fragments that wait for
+    /// others, and says when there are none left, with all counts up to date.
     fn finish_bursts(&mut self, now: Instant, snapshot: &Arc<Snapshot>) {
         if self.handle.is_held() {
             return;
@@ -209,6 +209,8 @@ impl Worker {
                 }
             }
         }
+        // Another process does not get them.
+        self.finish(now);
         self.engine.hand_over();
         self.handle.set_held(true);
     }

@@ -1,18 +1,21 @@
 //! Successors that fail at every step of the protocol: the running switch goes on, and nothing is lost.
 
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_linux::handover::{Channel, Received};
+use podswitch_linux::handover::{Channel, Listener, Received};
 use podswitch_vswitch_testkit::cluster::{Fabric, Node, PATIENCE, put, serve, tcp, udp};
-use podswitch_vswitch_testkit::running::Running;
+use podswitch_vswitch_testkit::running::{Limit, Running};
 use podswitch_vswitch_testkit::stream::Stream;
 use podswitch_vswitch_testkit::{Folder, RunDir};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
@@ -22,7 +25,7 @@ const NODE: &str = "PODSWITCH_TEST_NODE";
 const STEP: &str = "PODSWITCH_TEST_STEP";
 
 /// How a successor fails. Each ends by itself or is ended by the running switch, as the second value says.
-const STEPS: [(&str, Ending); 13] = [
+const STEPS: [(&str, Ending); 14] = [
     ("nothing, and closes", Ending::Itself),
     ("nothing, and stays", Ending::Itself),
     ("rubbish", Ending::Itself),
@@ -31,6 +34,7 @@ const STEPS: [(&str, Ending); 13] = [
     ("forwarding, first", Ending::Itself),
     ("hello, and closes", Ending::Any),
     ("hello, and rubbish", Ending::Killed),
+    ("settle, and closes", Ending::Any),
     ("freeze, and closes", Ending::Any),
     ("freeze, and is silent", Ending::Killed),
     ("freeze, and rubbish", Ending::Killed),
@@ -64,6 +68,16 @@ impl Played {
         self.say(
             &json!({"step": "hello", "format": 1, "boot": boot, "version": "9", "node": node}),
         );
+    }
+
+    /// The same with all features, and until nothing is attached any more.
+    fn hello_and_settle(&self, boot: &str, node: &str) {
+        let features = ["shared files", "stopping", "settle"];
+        self.say(&json!({"step": "hello", "format": 1, "boot": boot, "version": "9", "node": node,
+            "features": features}));
+        self.files();
+        self.say(&json!({"step": "settle"}));
+        self.hear().expect("no more files");
     }
 
     /// Receives the devices' files.
@@ -123,6 +137,7 @@ fn successor_that_fails() {
             played.say(&json!({"step": "forwarding"}));
             return assert!(played.hear().is_none());
         }
+        "settle" => return played.hello_and_settle(boot, &node),
         _ => {}
     }
     played.hello(boot, &node);
@@ -190,4 +205,93 @@ fn the_running_switch_goes_on() {
     tcp(&x.ns, y.addresses[0], PORT, 100_000);
     stream.is_complete("while successors fail");
     assert_eq!(next.stop(), Some(0));
+}
+
+/// A switch that is to stop while a successor prepares: it goes on until it has handed the node over, and ends then.
+#[test]
+fn a_stop_completes_a_hand_over_that_has_begun() {
+    podswitch_testkit::require_privilege!();
+    let fabric = Fabric::new(1500);
+    let node = Node::new(&fabric, 1, &[false], &["tap", "tap"]);
+    let folder = Folder::new();
+    put(&folder, &[node.manifest()]);
+    let run_dir = RunDir::new(&node.name);
+    let start = || node.start(&folder, &["--run-dir", &run_dir.0, "--take-over"]);
+    let mut switch = start();
+    switch.event("ready");
+    let [x, y] = &node.pods[..] else { panic!("two pods") };
+    serve(&y.ns, PORT);
+    let socket = Path::new(&run_dir.0).join("handover.sock");
+    let played = Played { channel: Channel::connect(&socket).expect("it listens") };
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
+    played.hello(boot.trim(), &node.name);
+    let files = played.files();
+    switch.signal(Signal::TERM);
+    // Longer than it takes to look whether it is to stop.
+    thread::sleep(Duration::from_secs(1));
+    assert!(switch.is_running());
+    tcp(&x.ns, y.addresses[0], PORT, 100_000);
+    let mut token = played.token();
+    assert_eq!(token.read(&mut [0]).expect("the token"), 1);
+    played.say(&json!({"step": "forwarding"}));
+    let (message, _) = played.hear().expect("it has let go");
+    assert_eq!(message["step"], "gone");
+    assert_eq!(switch.ends(), Some(0));
+    // It was not the last one: the pods' interfaces are there.
+    drop((files, played));
+    let next = start();
+    next.event("ready");
+    tcp(&x.ns, y.addresses[0], PORT, 100_000);
+    assert_eq!(next.stop(), Some(0));
+}
+
+/// A predecessor that has let go of the node but not of the run directory's lock: the switch forwards, and takes the lock as
+/// soon as it is free.
+#[test]
+fn the_lock_is_taken_when_it_becomes_free() {
+    podswitch_testkit::require_privilege!();
+    let fabric = Fabric::new(1500);
+    let node = Node::new(&fabric, 1, &[false], &["tap"]);
+    let folder = Folder::new();
+    put(&folder, &[node.manifest()]);
+    let run_dir = RunDir::new(&node.name);
+    std::fs::create_dir(&run_dir.0).expect("a folder");
+    let path = Path::new(&run_dir.0);
+    let lock = || {
+        let file = File::create(path.join("lock")).expect("a file");
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| file)
+    };
+    let held = lock().expect("nobody else has it");
+    let listener = Listener::bind(&path.join("handover.sock")).expect("a socket");
+    let next = node.start(&folder, &["--run-dir", &run_dir.0, "--take-over"]);
+    let limit = Limit::new(PATIENCE);
+    let channel = loop {
+        assert!(limit.left().is_some(), "it does not connect");
+        match listener.accept().expect("it listens") {
+            Some(channel) => break channel,
+            None => thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let played = Played { channel };
+    let (hello, _) = played.hear().expect("hello");
+    assert_eq!(hello["step"], "hello");
+    played.say(&json!({"step": "files", "format": 1, "files": [], "more": false}));
+    let (freeze, _) = played.hear().expect("freeze");
+    assert_eq!(freeze["step"], "freeze", "a predecessor without features is asked for none");
+    let (given, mut kept) = UnixStream::pair().expect("sockets");
+    given.set_nonblocking(true).expect("set");
+    kept.write_all(b"t").expect("written");
+    played.channel.send(br#"{"step": "frozen"}"#, &[given.as_fd()]).expect("sent");
+    let (forwarding, _) = played.hear().expect("forwarding");
+    assert_eq!(forwarding["step"], "forwarding");
+    played.say(&json!({"step": "gone"}));
+    next.event("ready");
+    drop(held);
+    let limit = Limit::new(PATIENCE);
+    while lock().is_some() {
+        assert!(limit.left().is_some(), "it does not take the lock");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(next.stop(), Some(0));
+    assert!(lock().is_some());
 }

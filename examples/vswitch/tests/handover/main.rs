@@ -2,4 +2,5 @@
 
 mod devices;
 mod faults;
+mod sockets;
 mod stay;

@@ -15,6 +15,7 @@ mod request;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -41,7 +42,10 @@ pub struct HealthResponder {
     ns: NetNs,
     /// `None`: there are no health checks and no thread.
     thread: Option<Thread>,
-    listening: BTreeSet<SocketAddr>,
+    /// Duplicates of the thread's sockets, for a successor.
+    listening: BTreeMap<SocketAddr, TcpListener>,
+    /// Sockets of a predecessor that are not used yet.
+    inherited: BTreeMap<SocketAddr, TcpListener>,
     checks: BTreeMap<u16, HealthCheck>,
 }
 
@@ -56,8 +60,22 @@ struct Thread {
 impl HealthResponder {
     /// A responder in `ns` that has no health checks yet.
     pub fn new(ns: &NetNs) -> Self {
-        let (listening, checks) = Default::default();
-        Self { ns: ns.clone(), thread: None, listening, checks }
+        let (listening, inherited, checks) = Default::default();
+        Self { ns: ns.clone(), thread: None, listening, inherited, checks }
+    }
+
+    /// Uses sockets of a predecessor instead of opening them. The next [`update`](Self::update) closes those that are not
+    /// needed.
+    pub fn inherit(&mut self, sockets: impl IntoIterator<Item = OwnedFd>) {
+        let listeners = sockets.into_iter().map(TcpListener::from);
+        let each = listeners.filter_map(|socket| Some((socket.local_addr().ok()?, socket)));
+        self.inherited.extend(each);
+    }
+
+    /// Duplicates of the sockets, for a successor. Both answer until this is dropped.
+    pub fn sockets(&self) -> impl Iterator<Item = OwnedFd> {
+        let copy = |socket: &TcpListener| socket.as_fd().try_clone_to_owned().ok();
+        self.listening.values().filter_map(copy)
     }
 
     /// Sets the Services and addresses of the health checks from now on. Costs little if nothing
@@ -83,7 +101,7 @@ impl HealthResponder {
             self.end();
             return Ok(Vec::new());
         }
-        if wanted == self.checks && sockets == self.listening {
+        if wanted == self.checks && sockets.iter().eq(self.listening.keys()) {
             return Ok(Vec::new());
         }
         if self.thread.is_none() {
@@ -92,19 +110,23 @@ impl HealthResponder {
         let Some(thread) = &self.thread else { return Ok(Vec::new()) };
         // This comes first, so that no new socket is queried before there is an answer.
         thread.order(Order::Answers(wanted.clone()));
-        for gone in self.listening.difference(&sockets) {
+        for gone in self.listening.keys().filter(|address| !sockets.contains(address)) {
             thread.order(Order::Close(*gone));
         }
-        self.listening.retain(|socket| sockets.contains(socket));
+        self.listening.retain(|socket, _| sockets.contains(socket));
         self.checks = wanted;
-        let missing: Vec<SocketAddr> = sockets.difference(&self.listening).copied().collect();
-        let opened = self.ns.enter(|| missing.iter().map(|at| listen(*at)).collect::<Vec<_>>())?;
+        let is_missing = |address: &&SocketAddr| !self.listening.contains_key(address);
+        let missing: Vec<SocketAddr> = sockets.iter().filter(is_missing).copied().collect();
+        let mut inherited = std::mem::take(&mut self.inherited);
+        let mut open = |at: &SocketAddr| inherited.remove(at).map_or_else(|| listen(*at), Ok);
+        let opened = self.ns.enter(|| missing.iter().map(&mut open).collect::<Vec<_>>())?;
         let mut failed = Vec::new();
         for (address, listener) in missing.into_iter().zip(opened) {
-            match listener.context(|| format!("listen for health checks at {address}")) {
-                Ok(listener) => {
+            let both = listener.and_then(|listener| Ok((listener.try_clone()?, listener)));
+            match both.context(|| format!("listen for health checks at {address}")) {
+                Ok((copy, listener)) => {
                     thread.order(Order::Listen(address, listener));
-                    self.listening.insert(address);
+                    self.listening.insert(address, copy);
                 }
                 Err(error) => failed.push(error),
             }
@@ -114,6 +136,7 @@ impl HealthResponder {
 
     fn end(&mut self) {
         self.listening.clear();
+        self.inherited.clear();
         self.checks.clear();
         if let Some(Thread { wake, handle, .. }) = self.thread.take() {
             drop(wake);

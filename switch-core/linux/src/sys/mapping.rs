@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::atomic::AtomicU64;
 
 /// A mapping of a whole file, readable and writable.
 #[derive(Debug)]
@@ -38,17 +39,18 @@ impl Mapping {
         Ok(Self { memory, length })
     }
 
-    /// The mapped bytes.
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping has this length, belongs to this value, and is borrowed exclusively. Pages beyond the
-        // file's end are not touched: callers map files of their own, which nobody shortens.
-        unsafe { slice::from_raw_parts_mut(self.memory.as_ptr(), self.length) }
+    /// The mapped words, without a rest that is shorter. Another process may change them.
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping has this length, is aligned to a page, and is borrowed from this value; in this process it
+        // is read in this way only. Pages beyond the file's end are not touched: callers map files of their own, which
+        // nobody shortens.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), self.length / 8) }
     }
 
     /// The mapped bytes, for the rest of the process's life.
     pub(crate) fn leak(self) -> &'static mut [u8] {
         let mut kept = std::mem::ManuallyDrop::new(self);
-        // SAFETY: as in `bytes`; the mapping is never removed, since the value is not dropped.
+        // SAFETY: as in `words`, but exclusive; the mapping is never removed, since the value is not dropped.
         unsafe { slice::from_raw_parts_mut(kept.memory.as_mut(), kept.length) }
     }
 }

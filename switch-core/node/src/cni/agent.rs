@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -53,6 +54,8 @@ pub struct AgentOptions {
     pub cool_down: Duration,
     /// Where to install the plugin and its configuration, and to restore them.
     pub install: Option<Install>,
+    /// The socket, if another process made it and handed it over; it is at the same path.
+    pub listener: Option<Arc<UnixListener>>,
 }
 
 impl AgentOptions {
@@ -60,13 +63,14 @@ impl AgentOptions {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         let socket = socket.into();
         let leases = socket.with_file_name("leases");
-        Self { socket, leases, cool_down: COOL_DOWN, install: None }
+        Self { socket, leases, cool_down: COOL_DOWN, install: None, listener: None }
     }
 }
 
 /// A running agent. It ends when it is dropped; pods stay attached.
 pub struct Agent {
     shared: Arc<Shared>,
+    listener: Arc<UnixListener>,
     server: Option<server::Server>,
     upkeep: Option<JoinHandle<()>>,
 }
@@ -90,7 +94,10 @@ impl Agent {
         view: Arc<dyn ClusterView>,
         sink: impl Fn(CniEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = server::listen(&options.socket)?;
+        let listener = match options.listener {
+            Some(listener) => listener,
+            None => Arc::new(server::listen(&options.socket)?),
+        };
         let (state, notes) = State::open(&options.leases, &boot_id(), options.cool_down)?;
         let meters = node.with(|node| node.meters().clone()).map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
@@ -113,7 +120,7 @@ impl Agent {
         shared.reattach();
         let heartbeat = Heartbeat::beside(&options.socket);
         shared.beat(&heartbeat);
-        let server = server::Server::start(listener, shared.clone())?;
+        let server = server::Server::start(listener.clone(), shared.clone())?;
         let installer = options.install.map(Installer::new);
         let upkeep = std::thread::Builder::new().name("cni-upkeep".into()).spawn({
             let shared = shared.clone();
@@ -122,7 +129,17 @@ impl Agent {
                 Upkeep { shared, heartbeat, installer, changed }.run();
             }
         })?;
-        Ok(Self { shared, server: Some(server), upkeep: Some(upkeep) })
+        Ok(Self { shared, listener, server: Some(server), upkeep: Some(upkeep) })
+    }
+
+    /// The attached pods.
+    pub fn pods(&self) -> Vec<PodName> {
+        self.shared.state().attached.keys().cloned().collect()
+    }
+
+    /// The socket. While somebody has it, calls wait there for the next agent that is started with it.
+    pub fn listener(&self) -> Arc<UnixListener> {
+        self.listener.clone()
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(listener: UnixListener, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(super) fn start(listener: Arc<UnixListener>, shared: Arc<Shared>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let thread = std::thread::Builder::new().name("cni-accept".into()).spawn(move || {
             podswitch_linux::confine::worker_thread();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use podswitch_linux::handover::{Channel, Inherited, Peer};
 
-use super::{FORMAT, HandoverError, Message, SILENCE, receive, send, unexpected};
+use super::{
+    FORMAT, HandoverError, Message, SETTLES, SETTLING, SILENCE, features, receive, send, unexpected,
+};
 use crate::boot::boot_id;
 use crate::device_files;
 
@@ -21,6 +23,7 @@ pub struct Predecessor {
     channel: Channel,
     peer: Peer,
     format: u32,
+    features: Vec<String>,
 }
 
 /// What a process must have to forward.
@@ -57,7 +60,7 @@ impl Predecessor {
 
     pub(super) fn over(channel: Channel) -> io::Result<Self> {
         let peer = channel.peer()?;
-        Ok(Self { channel, peer, format: FORMAT })
+        Ok(Self { channel, peer, format: FORMAT, features: Vec::new() })
     }
 
     #[cfg(test)]
@@ -71,17 +74,39 @@ impl Predecessor {
     /// The predecessor refuses, or does not answer within half a second after it has noticed the connection.
     pub fn greet(&mut self, node: &str) -> Result<Inherited, HandoverError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = Message::Hello { format: FORMAT, boot: boot_id(), version, node: node.into() };
+        let (node, boot) = (node.into(), boot_id());
+        let hello = Message::Hello { format: FORMAT, boot, version, node, features: features() };
         send(&self.channel, &hello)?;
+        // It looks for connections twice a second.
+        Ok(Inherited::new(self.receive_files(SILENCE * 10)?))
+    }
+
+    /// Makes the predecessor attach and detach no pods any more, and receives the files of those that were attached since
+    /// [`greet`](Self::greet) in addition. One without that feature has done so before.
+    ///
+    /// # Errors
+    /// It has ended, or does not answer.
+    pub fn settle(&mut self, files: &Inherited) -> Result<(), HandoverError> {
+        if self.features.iter().any(|feature| feature == SETTLES) {
+            send(&self.channel, &Message::Settle)?;
+            // Calls that it answers are completed first.
+            files.add(self.receive_files(SETTLING)?);
+        }
+        Ok(())
+    }
+
+    fn receive_files(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<BTreeMap<String, Vec<OwnedFd>>, HandoverError> {
         let mut all: BTreeMap<String, Vec<OwnedFd>> = BTreeMap::new();
         loop {
-            // It looks for connections twice a second, and lets go of its CNI requests first.
-            match receive(&self.channel, SILENCE * 10)? {
-                (Message::Files { format, files, more }, received) => {
-                    self.format = format;
+            match receive(&self.channel, timeout)? {
+                (Message::Files { format, files, more, features }, received) => {
+                    (self.format, self.features) = (format, features);
                     device_files::collect(&mut all, files, received);
                     if !more {
-                        return Ok(Inherited::new(all));
+                        return Ok(all);
                     }
                 }
                 (other, _) => return unexpected(&other),
@@ -111,6 +136,12 @@ impl Predecessor {
     /// Says that this process forwards. A predecessor that has died meanwhile need not know.
     pub(crate) fn forwarding(&self) {
         let _ = send(&self.channel, &Message::Forwarding);
+    }
+
+    /// Says that this process was replaced, or is stopped for good: a predecessor that stands by is not to take the node
+    /// back.
+    pub fn stopping(&self) {
+        let _ = send(&self.channel, &Message::Stopping);
     }
 
     /// Waits until the predecessor has let go of the node's kernel, or has ended; it forwards nothing any more. If it does

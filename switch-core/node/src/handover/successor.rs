@@ -10,14 +10,30 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::handover::{Channel, Peer};
 
 use super::{
-    CHECK, FORMAT, HandoverError, Message, PREPARATION, SILENCE, receive, send, send_with,
-    unexpected,
+    CHECK, FORMAT, HandoverError, Message, PREPARATION, SAYS_STOPPING, SETTLES, SHARES, SILENCE,
+    features, is_shared, receive, send, send_with, unexpected,
 };
 use crate::boot::boot_id;
 use crate::device_files;
 
 /// Longest time for the kernel to end a process.
 const END_OF_PROCESS: Duration = Duration::from_secs(5);
+
+/// How long a process may take to end after it has closed the connection.
+const OWN_END: Duration = Duration::from_secs(1);
+/// Time between two looks at whether it has ended.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What has become of a successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It runs.
+    Runs,
+    /// It was replaced, or stopped for good.
+    Stopped,
+    /// It ended otherwise.
+    Ended,
+}
 
 /// A process that connected to be the successor of this one: [`accept`](Self::accept), [`prepare`](Self::prepare) with
 /// [`Node::device_files`](crate::Node::device_files), then [`Node::hand_over`](crate::Node::hand_over), and once the node
@@ -28,6 +44,7 @@ pub struct Successor {
     peer: Peer,
     version: String,
     format: u32,
+    features: Vec<String>,
 }
 
 impl Successor {
@@ -49,9 +66,9 @@ impl Successor {
         if !peer.is_visible() {
             return refuse("its process cannot be seen: it is in another PID namespace".to_owned());
         }
-        let (format, boot, version, name) = match receive(&channel, SILENCE)? {
-            (Message::Hello { format, boot, version, node }, _) => (format, boot, version, node),
-            (other, _) => return unexpected(&other),
+        let (hello, _) = receive(&channel, SILENCE)?;
+        let Message::Hello { format, boot, version, node: name, features } = hello else {
+            return unexpected(&hello);
         };
         if boot != boot_id() {
             return refuse("it is of another boot".to_owned());
@@ -59,7 +76,13 @@ impl Successor {
         if name != node {
             return refuse(format!("this is the switch of node {node}, not of {name}"));
         }
-        Ok(Self { channel, peer, version, format })
+        Ok(Self { channel, peer, version, format, features })
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests(channel: Channel, features: Vec<String>) -> Self {
+        let peer = channel.peer().expect("it says who it is");
+        Self { channel, peer, version: String::new(), format: FORMAT, features }
     }
 
     /// Its version.
@@ -67,12 +90,50 @@ impl Successor {
         &self.version
     }
 
+    /// Whether it takes [files that are not a device's](super::shared_file).
+    pub fn takes_shared_files(&self) -> bool {
+        self.features.iter().any(|feature| feature == SHARES)
+    }
+
+    /// Whether it says when nobody is to take the node back, so that this is to be done after any other end.
+    pub fn says_stopping(&self) -> bool {
+        self.features.iter().any(|feature| feature == SAYS_STOPPING)
+    }
+
+    /// Whether it says from when on no pods are to be attached or detached. For others, that is from the beginning.
+    pub fn settles(&self) -> bool {
+        self.features.iter().any(|feature| feature == SETTLES)
+    }
+
+    /// Waits for its end, at most this long. A process that closes the connection and does not end is ended.
+    pub fn wait_for_end(&self, timeout: Duration) -> Fate {
+        match receive(&self.channel, timeout) {
+            Ok((Message::Stopping, _)) => Fate::Stopped,
+            Ok(_) | Err(HandoverError::Silent) if !self.has_ended() => Fate::Runs,
+            _ => {
+                // What it had open is closed when it has ended.
+                let clock = Clock::start();
+                let passed = || clock.now().since(Instant::ZERO);
+                let mut is_patient = true;
+                while !self.has_ended() && passed() < END_OF_PROCESS {
+                    if is_patient && passed() >= OWN_END {
+                        is_patient = false;
+                        let _ = self.peer.kill();
+                    }
+                    std::thread::sleep(LOOK);
+                }
+                if self.has_ended() { Fate::Ended } else { Fate::Runs }
+            }
+        }
+    }
+
     /// Its format, if it is another one: it gets devices and connections only.
     pub fn other_format(&self) -> Option<u32> {
         Some(self.format).filter(|format| *format != FORMAT)
     }
 
-    /// Gives it the devices' files, and waits until it is ready to go on with them, as long as `keep_waiting` says.
+    /// Gives it files, the devices' and others, and waits until it is ready to go on with them, as long as `keep_waiting`
+    /// says. `settle` attaches and detaches no pods any more, and returns all of these files as they are then.
     ///
     /// # Errors
     /// It ended, takes more than a minute, or is not wanted any more.
@@ -80,12 +141,17 @@ impl Successor {
         &self,
         files: &[DeviceFiles],
         mut keep_waiting: impl FnMut() -> bool,
+        mut settle: impl FnMut() -> Result<Vec<DeviceFiles>, HandoverError>,
     ) -> Result<(), HandoverError> {
-        self.send_files(files)?;
+        self.send_files(files.iter())?;
         let clock = Clock::start();
         loop {
             match receive(&self.channel, CHECK) {
                 Ok((Message::Freeze, _)) => return Ok(()),
+                Ok((Message::Settle, _)) => {
+                    let is_known = |new: &&DeviceFiles| files.iter().any(|of| of.is_same(new));
+                    self.send_files(settle()?.iter().filter(|new| !is_known(new)))?;
+                }
                 Ok((other, _)) => return unexpected(&other),
                 Err(HandoverError::Silent) if !keep_waiting() => {
                     return Err(HandoverError::Stopped);
@@ -96,11 +162,16 @@ impl Successor {
         }
     }
 
-    fn send_files(&self, files: &[DeviceFiles]) -> Result<(), HandoverError> {
+    fn send_files<'a>(
+        &self,
+        files: impl Iterator<Item = &'a DeviceFiles>,
+    ) -> Result<(), HandoverError> {
+        let wanted = files.filter(|of| self.takes_shared_files() || !is_shared(&of.key));
         // The last message is empty: it ends the list.
-        let parts = device_files::messages(device_files::named(files));
+        let parts = device_files::messages(device_files::named(wanted));
         for (names, files) in parts.into_iter().chain([Default::default()]) {
-            let message = Message::Files { format: FORMAT, more: !names.is_empty(), files: names };
+            let (more, features) = (!names.is_empty(), features());
+            let message = Message::Files { format: FORMAT, files: names, more, features };
             send_with(&self.channel, &message, &files)?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use podswitch_core::config::{Config, PortConfig, PortRole};
 use podswitch_core::control::{Change, ControlPlane, Objects};
 use podswitch_core::id::PortId;
-use podswitch_core::port::Device;
+use podswitch_core::port::{Device, DeviceFiles};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
@@ -367,13 +367,21 @@ impl HostSide {
         matches!(self.side, Side::Tap(_))
     }
 
+    /// The sockets for health checks.
+    pub(crate) fn socket_files(&self) -> Vec<DeviceFiles> {
+        self.services.socket_files()
+    }
+
     /// The predecessor has let go of the node's kernel. Masquerading and steering follow with the next
     /// [`follow`](Self::follow).
     pub(crate) fn adopt(&mut self, settings: &Settings, config: &Config) -> Result<(), HostError> {
         let (namespace, reporter) = (&settings.namespace, &self.reporter);
         self.replaces_masquerade = matches!(settings.masquerade, Masquerading::Kernel);
         self.services = match settings.beside_kube_proxy {
-            false => ServiceSide::open(namespace, config.node.gateway, reporter),
+            false => {
+                let sockets = services::health_sockets(&settings.inherited);
+                ServiceSide::open(namespace, config.node.gateway, reporter).with_sockets(sockets)
+            }
             true => ServiceSide::beside_kube_proxy(namespace, reporter),
         };
         match &mut self.side {
@@ -394,6 +402,13 @@ impl HostSide {
         {
             self.reporter.failure(Failure::HostSide(error));
         }
+    }
+
+    /// As [`hand_over`](Self::hand_over), but at once. [`adopt`](Self::adopt) takes everything back.
+    pub(crate) fn let_go(&mut self, settings: &Settings) {
+        self.hand_over();
+        self.services = ServiceSide::of_predecessor(&settings.namespace, &self.reporter);
+        self.masquerade = None;
     }
 
     /// Updates health checks, and retries sockets that could not be opened.

@@ -5,10 +5,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use podswitch_core::config::{Config, Gateway, NAT_PORTS};
 use podswitch_core::control::ControlPlane;
+use podswitch_core::port::DeviceFiles;
 use podswitch_core::snapshot::Snapshot;
+use podswitch_linux::handover::Inherited;
 use podswitch_linux::health::{HealthCheck, HealthResponder};
 use podswitch_linux::nft::Front;
 use podswitch_linux::reserve::ReservedPorts;
@@ -21,8 +25,11 @@ use podswitch_wire::cidr::Cidr;
 
 use crate::DEFAULT_MTU;
 use crate::events::{Failure, Reporter};
+use crate::handover::shared_key;
 use crate::view::View;
 
+/// The name of the sockets for health checks among the files that are handed over.
+const HEALTH_CHECKS: &str = "health checks";
 /// The range of node ports (S14).
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
@@ -56,6 +63,20 @@ impl ServiceSide {
             reporter: reporter.clone(),
             reserved: reserved.map_err(|error| report(Failure::ReservedPorts(error))).ok(),
         }
+    }
+
+    /// With the sockets of a predecessor for health checks.
+    pub(super) fn with_sockets(mut self, sockets: Vec<OwnedFd>) -> Self {
+        if let Some(health) = &mut self.health {
+            health.inherit(sockets);
+        }
+        self
+    }
+
+    /// The sockets for health checks, for a successor.
+    pub(super) fn socket_files(&self) -> Vec<DeviceFiles> {
+        let files = self.health.iter().flat_map(HealthResponder::sockets).map(Arc::new).collect();
+        vec![DeviceFiles { key: shared_key(HEALTH_CHECKS), files }]
     }
 
     /// For a node that is being taken over: all of this is still the predecessor's.
@@ -179,6 +200,11 @@ impl ServiceSide {
             }
         }
     }
+}
+
+/// A predecessor's sockets for health checks.
+pub(super) fn health_sockets(inherited: &Inherited) -> Vec<OwnedFd> {
+    inherited.take(&shared_key(HEALTH_CHECKS))
 }
 
 /// Source addresses that the switch uses: the node's, and those of its own masquerading.

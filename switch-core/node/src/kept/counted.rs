@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use hashbrown::HashMap;
 use podswitch_core::control::{ControlPlane, PolicyCount, ServiceCount};
 use podswitch_policy::rule::{Direction, Protocol};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,35 @@ impl Counted {
             dropped: count.dropped,
         });
         Self { totals, policies: policies.collect(), services: services.collect() }
+    }
+
+    /// What was counted since these were read as `before`.
+    pub(super) fn since(self, before: &Self) -> Self {
+        let key = |p: &Policy| (p.cookie.clone(), p.is_ingress, p.rule);
+        let decided: HashMap<_, u64> =
+            before.policies.iter().map(|p| (key(p), p.decided)).collect();
+        let policies = self.policies.into_iter().map(|policy| {
+            let before = decided.get(&key(&policy)).copied().unwrap_or(0);
+            Policy { decided: policy.decided.saturating_sub(before), ..policy }
+        });
+        let key = |s: &Service| (s.cookie.clone(), s.port_name.clone(), s.protocol, s.port);
+        let known: HashMap<_, &Service> = before.services.iter().map(|s| (key(s), s)).collect();
+        let services = self.services.into_iter().map(|mut service| {
+            let Some(before) = known.get(&key(&service)) else { return service };
+            for (backend, count) in &mut service.opened {
+                let of = before.opened.iter().find(|(known, _)| known == backend);
+                *count = count.saturating_sub(of.map_or(0, |(_, count)| *count));
+            }
+            service.departed = service.departed.saturating_sub(before.departed);
+            service.rejected = service.rejected.saturating_sub(before.rejected);
+            service.dropped = service.dropped.saturating_sub(before.dropped);
+            service
+        });
+        Self {
+            policies: policies.collect(),
+            services: services.collect(),
+            totals: self.totals.since(&before.totals),
+        }
     }
 
     /// Adds the counts of objects to those of the state in force.

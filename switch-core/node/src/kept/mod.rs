@@ -5,12 +5,14 @@
 mod counted;
 mod envelope;
 mod learnt;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podswitch_core::control::{ControlPlane, Options, Restored, Saved, memory_size};
+use podswitch_core::control::{ControlPlane, Options, Restored, Running, Saved, memory_size};
 use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::kept_connections::{KeptConnections, Opened, monotonic};
 
@@ -26,6 +28,9 @@ const RESTORE_TIMEOUT: Duration = Duration::from_secs(60);
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Share of the node's time that they may take: one part of so many.
 const SAVE_SHARE: u32 = 50;
+/// Passes over the connections of a switch that forwards, until fewer than so many changed during one.
+const PASSES: usize = 4;
+const FEW: usize = 64;
 /// If a write takes less, counters are written each time a caller reads them.
 const CHEAP: Duration = Duration::from_millis(5);
 
@@ -34,6 +39,8 @@ const CHEAP: Duration = Duration::from_millis(5);
 pub(crate) struct Kept {
     files: KeptConnections,
     saved: Vec<Saved>,
+    /// Those of the switch that is taken over, which still uses them.
+    running: Vec<Running>,
     /// When connections that still wait are given up. `None`: none wait.
     until: Option<Instant>,
     /// When counters of pods that were not attached again are given up. `None`: they were.
@@ -55,7 +62,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     /// A control plane with its connections in `folder`. `takes_over`: earlier connections are still in use by a running
-    /// switch, and are read later ([`load`](Self::load)). Without a folder, or if it cannot be used,
+    /// switch, and are read later ([`copy_running`](Self::copy_running)). Without a folder, or if it cannot be used,
     /// connections live in this process only; the latter is reported.
     pub(crate) fn open(
         folder: Option<&Path>,
@@ -88,6 +95,7 @@ impl Kept {
         let mut kept = Self {
             files,
             saved: read.collect(),
+            running: Vec::new(),
             until: None,
             pods_until: None,
             restored: Restored::default(),
@@ -104,14 +112,59 @@ impl Kept {
         (control, Some(kept))
     }
 
-    /// Reads the connections of the switch that is taken over, which does not change them any more.
-    pub(crate) fn load(&mut self) {
-        let (files, reporter) = (&self.files, &self.reporter);
-        let read = files.read_earlier().into_iter().filter_map(|memory| {
-            let refused = |error: &_| reporter.failure(not_kept(error));
-            Saved::read(memory).inspect_err(refused).ok()
+    /// Copies the connections of the switch that is taken over while it forwards.
+    pub(crate) fn copy_running(&mut self, control: &ControlPlane) {
+        let reporter = &self.reporter;
+        let open = |memory| Running::open(memory).inspect_err(|e| reporter.failure(not_kept(e)));
+        let read = self.files.read_earlier().into_iter().filter_map(|memory| open(memory).ok());
+        self.running = read.collect();
+        for _ in 0..PASSES {
+            let changed = self.running.iter_mut().map(|each| control.copy_running(each));
+            if changed.sum::<usize>() < FEW {
+                break;
+            }
+        }
+    }
+
+    /// Another process goes on with the connections.
+    pub(crate) fn retire(&mut self) {
+        self.files.retire();
+    }
+
+    /// The end, after that.
+    pub(crate) fn remove_retired(self) {
+        self.files.remove_retired();
+    }
+
+    /// That process has ended: goes on with its connections, and with what it has learnt. `totals`: what all runs up to
+    /// this one have counted. Returns what it has counted since.
+    pub(crate) fn take_back(
+        &mut self,
+        control: &ControlPlane,
+        now: Instant,
+        totals: Totals,
+    ) -> Totals {
+        let reporter = &self.reporter;
+        let read = self.files.take_back().and_then(|memory| {
+            Saved::read(memory).inspect_err(|error| reporter.failure(not_kept(error))).ok()
         });
-        self.saved = read.collect();
+        if let Some(mut saved) = read {
+            self.restored = control.take_connections_back(&mut saved);
+            self.saved = vec![saved];
+            self.report();
+        }
+        self.until = Some(now + RESTORE_TIMEOUT);
+        if let Ok(Some(learnt)) = envelope::read::<Learnt>(&self.learnt) {
+            learnt.restore(control, monotonic());
+        }
+        match envelope::read::<Counted>(&self.counts) {
+            Ok(Some(counted)) => {
+                let more = counted.since(&Counted::read(control, totals));
+                more.restore(control);
+                more.totals
+            }
+            _ => Totals::default(),
+        }
     }
 
     /// A running switch goes on: removes this run's file of connections, and leaves everything else.
@@ -144,6 +197,16 @@ impl Kept {
     /// learnt. Returns what they have counted. `is_known`: false if the earlier run was of another version, so that only
     /// connections are read.
     pub(crate) fn start(&mut self, control: &ControlPlane, now: Instant, is_known: bool) -> Totals {
+        // The latest run first, as in `restore`.
+        for running in self.running.drain(..) {
+            if let Some((saved, Restored { restored, lost, .. })) =
+                control.complete_running(running)
+            {
+                self.restored.restored += restored;
+                self.restored.lost += lost;
+                self.saved.push(saved);
+            }
+        }
         self.start_connections(control, now);
         self.save_at = Some(now + SAVE_INTERVAL);
         self.pods_until = Some(now + RESTORE_TIMEOUT);

@@ -10,8 +10,9 @@ use super::Node;
 use super::ownership::Ownership;
 use crate::error::NodeError;
 use crate::events::Failure;
-use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor};
+use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor, is_shared};
 use crate::host_side::Behind;
+use crate::resolver;
 
 /// Time between two looks at whether the workers have finished their packets.
 const LOOK: Duration = Duration::from_micros(50);
@@ -23,10 +24,12 @@ impl Node {
     /// # Errors
     /// The predecessor goes on, and this node must be dropped.
     pub fn take_over(&mut self, predecessor: &Predecessor) -> Result<(), HandoverError> {
+        if let Some(kept) = &mut self.kept {
+            kept.copy_running(&self.control);
+        }
         let token = predecessor.freeze()?;
         let is_known = predecessor.other_format().is_none();
         if let Some(kept) = &mut self.kept {
-            kept.load();
             self.earlier = kept.start(&self.control, self.clock.now(), is_known);
             self.pods.restore_counts(self.earlier.take_pods());
         }
@@ -45,12 +48,14 @@ impl Node {
     /// The kernel's settings cannot be written.
     pub fn adopt(&mut self) -> Result<(), NodeError> {
         self.ownership = Ownership::Own;
-        self.close_inherited();
+        self.pods.forget_inherited();
+        self.underlay.forget_inherited();
         self.control.leave_devices_in_force(false);
         let adopted = self.host.adopt(&self.settings, &self.desired.settings);
         self.behind = Behind::ALL;
         self.follow();
         self.host.reconcile(&self.control);
+        self.close_inherited();
         self.deliver_events();
         Ok(adopted?)
     }
@@ -59,15 +64,18 @@ impl Node {
     pub(super) fn close_inherited(&mut self) {
         // Without a predecessor they are those of pods that were deleted meanwhile.
         let is_news = self.settings.inherited.has_predecessor();
-        for key in self.settings.inherited.close_rest().into_iter().filter(|_| is_news) {
-            self.reporter.failure(Failure::NotInherited(key));
+        for key in self.settings.inherited.close_rest() {
+            // A socket is not needed any more if the flags or the Services are others.
+            if is_news && !is_shared(&key) {
+                self.reporter.failure(Failure::NotInherited(key));
+            }
         }
         self.settings.inherited = Inherited::default();
         self.pods.forget_inherited();
         self.underlay.forget_inherited();
     }
 
-    /// The files of the devices, for a [successor](Successor::prepare).
+    /// The files of the devices, and sockets for health checks, for a [successor](Successor::prepare).
     ///
     /// # Errors
     /// The node's own port is not a TAP.
@@ -76,7 +84,14 @@ impl Node {
             let reason = "the node's own interface is not a TAP".to_owned();
             return Err(HandoverError::Refused(reason));
         }
-        Ok(self.control.device_files())
+        let mut files = self.control.device_files();
+        // The successor's own resolver has a namespace of its own.
+        let resolver = resolver::pod().ok().and_then(|pod| self.pods.port(&pod));
+        for own in resolver.map(|port| self.control.device_files_of(port)).unwrap_or_default() {
+            files.retain(|file| file.key != own.key);
+        }
+        files.extend(self.host.socket_files());
+        Ok(files)
     }
 
     /// Hands the node over to a successor that is [ready](Successor::prepare) for it: from now on this node forwards
@@ -97,6 +112,7 @@ impl Node {
         match &handed {
             Ok(()) => {
                 self.ownership = Ownership::Successor;
+                self.holding.release();
                 self.control.leave_devices_in_force(true);
             }
             Err(_) => {
@@ -107,6 +123,34 @@ impl Node {
             }
         }
         handed
+    }
+
+    /// Lets go of the node's kernel after the node was [handed over](Self::hand_over), as an end does, and goes on with
+    /// nothing else: the node can be [taken back](Self::take_back).
+    pub fn stand_by(&mut self) {
+        self.host.let_go(&self.settings);
+        if let Some(kept) = &mut self.kept {
+            kept.retire();
+        }
+        self.deliver_events();
+    }
+
+    /// Goes on with the node after the successor has ended: with its connections and counts, and the devices as they are.
+    /// The caller puts the present state in force before, and waits until the process has ended.
+    ///
+    /// # Errors
+    /// As [`adopt`](Self::adopt).
+    pub fn take_back(&mut self) -> Result<(), NodeError> {
+        let totals = self.totals();
+        if let Some(kept) = &mut self.kept {
+            let mut more = kept.take_back(&self.control, self.clock.now(), totals);
+            self.pods.add_counts(more.take_pods());
+            self.earlier.add(&more);
+        }
+        self.control.hold_workers(false);
+        let adopted = self.adopt();
+        self.hold_devices(true);
+        adopted
     }
 
     fn wait_until_held(&self) -> Result<(), HandoverError> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Node;
+use super::ownership::Ownership;
 use crate::events::{Event, Failure};
 use crate::hold::{HoldError, HolderLink};
 
@@ -25,6 +26,11 @@ impl Holding {
     /// Whether devices outlive this process.
     pub(super) fn is_held(&self) -> bool {
         self.link.is_some() || self.is_unknown
+    }
+
+    /// Another process has the devices, and is the holder's switch.
+    pub(super) fn release(&mut self) {
+        self.link = None;
     }
 
     /// Nothing is to be held any more.

@@ -505,7 +505,12 @@ impl Node {
             NodeSide::Keep => host.leave_in_force(),
         }
         match self.ownership {
-            Ownership::Successor => host.hand_over(),
+            Ownership::Successor => {
+                host.hand_over();
+                if let Some(kept) = kept.take() {
+                    kept.remove_retired();
+                }
+            }
             Ownership::Predecessor => {
                 if let Some(kept) = kept.take() {
                     kept.abandon();

@@ -30,6 +30,11 @@ impl PodCounts {
         sum
     }
 
+    /// What was counted since `before`.
+    pub(crate) fn less(self, before: Self) -> Self {
+        self.with(before, u64::saturating_sub)
+    }
+
     fn with(self, other: Self, f: impl Fn(u64, u64) -> u64) -> Self {
         Self {
             sent_packets: f(self.sent_packets, other.sent_packets),
@@ -51,6 +56,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// Adds what was counted for the pod elsewhere.
+    pub(crate) fn add(&mut self, more: PodCounts) {
+        self.earlier = self.earlier.with(more, u64::saturating_add);
+    }
+
     /// The pod's counts, `now` being the port's.
     pub(crate) fn of(&self, now: PodCounts) -> PodCounts {
         now.with(self.before, u64::saturating_sub).with(self.earlier, u64::saturating_add)

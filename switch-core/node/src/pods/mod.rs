@@ -185,6 +185,15 @@ impl Pods {
         }
     }
 
+    /// Adds what another run counted meanwhile.
+    pub(crate) fn add_counts(&mut self, mut more: BTreeMap<String, PodCounts>) {
+        for attached in self.attached.values_mut() {
+            if let Some(more) = more.remove(&attached.attachment.pod.to_string()) {
+                attached.share.add(more);
+            }
+        }
+    }
+
     /// Gives up what earlier runs counted for pods that are not attached yet.
     pub(crate) fn forget_waiting_counts(&mut self) {
         self.earlier.clear();

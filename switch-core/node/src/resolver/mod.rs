@@ -30,7 +30,7 @@ use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::handle::NodeCaller;
 pub use crate::metrics::{Count, ResolverCounters};
-use crate::pod_name::PodName;
+use crate::pod_name::{PodName, PodNameError};
 use server::{Listeners, Server};
 use trouble::SharedTrouble;
 
@@ -43,6 +43,12 @@ pub const RESOLVER_ADDRESSES: [IpAddr; 2] = [
 
 /// Namespace and name of the pod that it is to the switch.
 const NAME: (&str, &str) = ("kube-system", "podswitch-resolver");
+
+/// The pod that it is to the switch.
+pub(crate) fn pod() -> Result<PodName, PodNameError> {
+    let (namespace, name) = NAME;
+    PodName::new(namespace, name)
+}
 
 /// Options of the resolver.
 #[derive(Clone, Debug, Default)]
@@ -73,8 +79,7 @@ impl Resolver {
     /// # Errors
     /// Its namespace cannot be made or attached, its sockets cannot be opened, or its thread cannot be started.
     pub fn start(node: NodeCaller, options: ResolverOptions) -> Result<Self, NodeError> {
-        let (namespace, name) = NAME;
-        let pod = PodName::new(namespace, name)
+        let pod = pod()
             .map_err(|error| NodeError::Option { option: "resolver", reason: error.to_string() })?;
         let place = NetNs::anonymous()?;
         // The thread that opens the sockets need not have the privilege for low ports.

@@ -1,6 +1,7 @@
 //! Creation of connections. Compiled a second time by `model.rs`.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::fence;
 
 use podswitch_vxlan::vtep::VtepIndex;
 use podswitch_wire::flow_key::FlowKey;
@@ -178,6 +179,9 @@ impl Tracker {
 
     /// Takes a free slot, of a new chunk if necessary. `None`: all chunks exist already.
     fn take_slot(&self, shard: &mut Shard) -> Option<u32> {
+        // Another process that copies the table without a lock sees the end of the slot's last connection before the
+        // facts of the next one. No instruction on x86.
+        fence(Release);
         if let Some(number) = shard.free.pop() {
             return Some(number);
         }

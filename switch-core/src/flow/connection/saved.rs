@@ -9,18 +9,18 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use podswitch_vxlan::vtep::VtepIndex;
 
-use super::cast::cast;
+use super::cast::{cast, cast_shared};
 use super::facts::ReplyFacts;
 use super::header::Header;
 use super::slot::{Slot, Worth, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, Created, PORTS, Pinned, TrackerConfig};
+use super::{CHUNK, ConnectionRef, Created, PORTS, Pinned, TrackerConfig};
 use crate::flow::chunk::Chunks;
 use crate::id::PortId;
 
@@ -130,27 +130,50 @@ impl Tracker {
         self.memory.allow(chunks);
     }
 
-    /// Opens a connection of an earlier process again, with its state. False if another client has its ports, or a
-    /// limit is lower than it was. `None`: it already exists.
-    fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> Option<bool> {
+    /// Opens a connection of an earlier process again, with its state.
+    fn restore(&self, pinned: &Pinned, was: &Slot, last_seen: u32) -> Opening {
         if !self.nat.restore(pinned) {
-            return Some(false);
+            return Opening::Refused;
         }
         let created = match self.create(pinned, last_seen) {
             Ok(Created::New(connection)) => connection,
             refused => {
                 self.nat.release(pinned);
-                return refused.is_err().then_some(false);
+                return if refused.is_err() { Opening::Refused } else { Opening::Exists };
             }
         };
-        for (connection, was) in [created, created.reversed()].into_iter().zip(&was.lanes) {
+        self.copy_lanes(created, was, last_seen);
+        Opening::Opened(created)
+    }
+
+    /// Gives a connection the state that it has in the slot of an earlier process.
+    pub(super) fn copy_lanes(&self, connection: ConnectionRef, was: &Slot, last_seen: u32) {
+        for (connection, was) in [connection, connection.reversed()].into_iter().zip(&was.lanes) {
             if let Some(lane) = self.lane(connection) {
                 lane.copy_from(was);
                 lane.last_seen.store(last_seen, Relaxed);
             }
         }
-        Some(true)
     }
+}
+
+/// The outcome of opening a connection of an earlier process again.
+pub(super) enum Opening {
+    Opened(ConnectionRef),
+    /// The client, or an earlier call, has opened it.
+    Exists,
+    /// Another client has its ports, a limit is lower than it was, or its node does not exist.
+    Refused,
+    /// It has ended or timed out.
+    Over,
+}
+
+/// The place in this process of what a connection was received on.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    Port(PortId),
+    /// Behind the tunnel. Returns the VTEP of a client's node, if there is one.
+    Tunnel(&'a dyn Fn(IpAddr) -> Option<VtepIndex>),
 }
 
 fn header_of(bytes: &mut [u8]) -> Option<&Header> {
@@ -159,8 +182,8 @@ fn header_of(bytes: &mut [u8]) -> Option<&Header> {
 
 /// Memory with the connections of an earlier process, for reading.
 pub trait SavedMemory: Send {
-    /// Its bytes, aligned to a page.
-    fn bytes(&mut self) -> &mut [u8];
+    /// Its words, aligned to a page. The earlier process may still change them.
+    fn words(&self) -> &[AtomicU64];
 }
 
 impl fmt::Debug for dyn SavedMemory {
@@ -195,15 +218,31 @@ pub struct Restored {
 }
 
 impl Saved {
-    /// Finds the connections in the memory of an earlier process.
+    /// Finds the connections in the memory of an earlier process that does not change it any more.
     ///
     /// # Errors
     /// It is not such memory, or it was written by another version.
-    pub fn read(mut memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
-        let (header, rest) =
-            memory.bytes().split_at_mut_checked(HEADER_BYTES).ok_or(MemoryError::Unfit)?;
-        let room = rest.len() / CHUNK_BYTES;
-        let header = header_of(header).ok_or(MemoryError::Unfit)?;
+    pub fn read(memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
+        let mut saved = Self::open(memory)?;
+        let names: Vec<Option<String>> =
+            (0..PORTS).map(|port| saved.name(PortId(port as u16))).collect();
+        for number in 0..saved.used() * CHUNK as u32 {
+            let Some((slot, _)) = saved.slot(number) else { break };
+            if slot.generation() & 1 == 0 {
+                continue;
+            }
+            let (origin, is_tunnelled) = (slot.facts.origin(), slot.facts.origin_end().is_some());
+            let name = names.get(origin.index()).and_then(|name| name.as_deref());
+            saved.wait(number, is_tunnelled, name);
+        }
+        Ok(saved)
+    }
+
+    /// As [`read`](Self::read), without looking for connections.
+    pub(super) fn open(memory: Box<dyn SavedMemory>) -> Result<Self, MemoryError> {
+        let saved =
+            Self { memory, by_port: HashMap::new(), tunnelled: Vec::new(), clock: 0, lost: 0 };
+        let header = saved.header().ok_or(MemoryError::Unfit)?;
         if header.magic.load(Relaxed) != MAGIC {
             return Err(MemoryError::Empty);
         }
@@ -211,31 +250,85 @@ impl Saved {
         if version != VERSION {
             return Err(MemoryError::Version(version));
         }
-        let chunks = header.chunks.load(Relaxed);
-        if chunks as usize > room {
+        let room = (saved.memory.words().len() * 8 - HEADER_BYTES) / CHUNK_BYTES;
+        if header.chunks.load(Relaxed) as usize > room {
             return Err(MemoryError::Unfit);
         }
-        let used = header.used.load(Relaxed).min(chunks);
         let clock = header.clock.load(Relaxed);
-        let names: Vec<Option<String>> =
-            (0..PORTS).map(|port| header.name(PortId(port as u16))).collect();
-        let mut saved =
-            Self { memory, by_port: HashMap::new(), tunnelled: Vec::new(), clock, lost: 0 };
-        for number in 0..used.saturating_mul(CHUNK as u32) {
-            let Some((slot, _)) = slot(&mut *saved.memory, number) else { break };
-            if slot.generation() & 1 == 0 {
-                continue;
-            }
-            let origin = slot.facts.origin();
-            if slot.facts.origin_end().is_some() {
-                saved.tunnelled.push(number);
-            } else if let Some(Some(name)) = names.get(origin.index()) {
-                saved.by_port.entry_ref(name.as_str()).or_default().push(number);
-            } else {
-                saved.lost += 1;
-            }
+        Ok(Self { clock, ..saved })
+    }
+
+    fn header(&self) -> Option<&Header> {
+        let words = self.memory.words().get(..HEADER_BYTES / 8)?;
+        cast_shared::<Header>(words.get(..size_of::<Header>() / 8)?)?.first()
+    }
+
+    /// Number of chunks in use. At most as many as the memory has room for.
+    pub(super) fn used(&self) -> u32 {
+        let room = (self.memory.words().len() * 8).saturating_sub(HEADER_BYTES) / CHUNK_BYTES;
+        self.header().map_or(0, |header| header.used.load(Relaxed)).min(room as u32)
+    }
+
+    /// The name of a port of the earlier process.
+    pub(super) fn name(&self, port: PortId) -> Option<String> {
+        self.header()?.name(port)
+    }
+
+    /// The slots of a chunk, and their reply keys.
+    pub(super) fn chunk(&self, chunk: u32) -> Option<(&[Slot], &[ReplyFacts])> {
+        let from = HEADER_BYTES.checked_add((chunk as usize).checked_mul(CHUNK_BYTES)?)?;
+        let words = self.memory.words().get(from / 8..from.checked_add(CHUNK_BYTES)? / 8)?;
+        let (slots, replies) = words.split_at_checked(SLOT_BYTES / 8)?;
+        Some((cast_shared(slots)?, cast_shared(replies)?))
+    }
+
+    /// A slot and its reply key.
+    pub(super) fn slot(&self, number: u32) -> Option<(&Slot, &ReplyFacts)> {
+        let (slots, replies) = self.chunk(number / CHUNK as u32)?;
+        let at = number as usize % CHUNK;
+        Some((slots.get(at)?, replies.get(at)?))
+    }
+
+    /// Keeps a connection for a later [`restore`](Self::restore).
+    pub(super) fn wait(&mut self, number: u32, is_tunnelled: bool, name: Option<&str>) {
+        match name {
+            _ if is_tunnelled => self.tunnelled.push(number),
+            Some(name) => self.by_port.entry_ref(name).or_default().push(number),
+            None => self.lost += 1,
         }
-        Ok(saved)
+    }
+
+    /// Number of connections that cannot be restored. Zero at the next call.
+    pub(super) fn take_lost(&mut self) -> usize {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Seconds by which the earlier process's clock is ahead of one that starts at `clock`.
+    pub(super) fn older(&self, clock: u64) -> u32 {
+        let older = u32::try_from(clock.saturating_sub(self.clock) / 1_000_000_000);
+        older.unwrap_or(u32::MAX)
+    }
+
+    /// Opens the connection of a slot again.
+    pub(super) fn reopen(
+        tracker: &Tracker,
+        (slot, reply): (&Slot, &ReplyFacts),
+        origin: Origin<'_>,
+        (older, now_secs): (u32, u32),
+    ) -> Opening {
+        // Connections that are over, or have timed out since, are not restored.
+        if worth(slot, 0).0 == Worth::Over || is_over(slot, now_secs.saturating_add(older), false) {
+            return Opening::Over;
+        }
+        let mut pinned = slot.facts.pinned(|| Some(reply));
+        match origin {
+            Origin::Port(port) => pinned.origin = port,
+            Origin::Tunnel(reach) => match reach(pinned.original.src_addr()) {
+                Some(end) => pinned.origin_end = Some(end),
+                None => return Opening::Refused,
+            },
+        }
+        tracker.restore(&pinned, slot, slot.last_seen().saturating_sub(older))
     }
 
     /// Number of connections that are not restored yet.
@@ -258,56 +351,27 @@ impl Saved {
         reach: Option<&dyn Fn(IpAddr) -> Option<VtepIndex>>,
         (clock, now_secs): (u64, u32),
     ) -> Restored {
-        // Seconds between the starts of the two clocks.
-        let older = u32::try_from(clock.saturating_sub(self.clock) / 1_000_000_000);
-        let older = older.unwrap_or(u32::MAX);
-        let mut result = Restored { lost: std::mem::take(&mut self.lost), ..Restored::default() };
-        let mut open = |memory: &mut dyn SavedMemory, number: u32, port: Option<PortId>| {
-            let Some((slot, reply)) = slot(memory, number) else { return };
-            // Connections that are over, or have timed out since, are not restored.
-            if worth(slot, 0).0 == Worth::Over
-                || is_over(slot, now_secs.saturating_add(older), false)
-            {
-                return;
-            }
-            let mut pinned = slot.facts.pinned(|| Some(reply));
-            match (port, reach) {
-                (Some(port), _) => pinned.origin = port,
-                (None, Some(reach)) => match reach(pinned.original.src_addr()) {
-                    Some(end) => pinned.origin_end = Some(end),
-                    None => return result.lost += 1,
-                },
-                (None, None) => return result.lost += 1,
-            }
-            let last_seen = |lane: usize| slot.lanes[lane].last_seen.load(Relaxed);
-            let last_seen = last_seen(0).max(last_seen(1)).saturating_sub(older);
-            match tracker.restore(&pinned, slot, last_seen) {
-                Some(true) => result.restored += 1,
-                Some(false) => result.lost += 1,
-                // The client, or an earlier call, has opened it.
-                None => {}
+        let clocks = (self.older(clock), now_secs);
+        let mut result = Restored { lost: self.take_lost(), ..Restored::default() };
+        let mut open = |saved: &Self, number: u32, origin: Origin<'_>| {
+            let Some(slot) = saved.slot(number) else { return };
+            match Self::reopen(tracker, slot, origin, clocks) {
+                Opening::Opened(_) => result.restored += 1,
+                Opening::Refused => result.lost += 1,
+                Opening::Exists | Opening::Over => {}
             }
         };
-        let memory = &mut *self.memory;
         let known: Vec<_> = self.by_port.extract_if(|name, _| ports.contains_key(name)).collect();
         for (name, numbers) in known {
-            numbers.into_iter().for_each(|number| open(memory, number, ports.get(&name).copied()));
+            let Some(port) = ports.get(&name) else { continue };
+            numbers.into_iter().for_each(|number| open(self, number, Origin::Port(*port)));
         }
-        if reach.is_some() {
+        if let Some(reach) = reach {
             for number in std::mem::take(&mut self.tunnelled) {
-                open(memory, number, None);
+                open(self, number, Origin::Tunnel(reach));
             }
         }
         result.waiting = self.len();
         result
     }
-}
-
-/// A slot and its reply key.
-fn slot(memory: &mut dyn SavedMemory, number: u32) -> Option<(&Slot, &ReplyFacts)> {
-    let (chunk, at) = (number as usize / CHUNK, number as usize % CHUNK);
-    let from = HEADER_BYTES.checked_add(chunk.checked_mul(CHUNK_BYTES)?)?;
-    let chunk = memory.bytes().get_mut(from..from.checked_add(CHUNK_BYTES)?)?;
-    let (slots, replies) = chunk.split_at_mut(SLOT_BYTES);
-    Some((cast::<Slot>(slots)?.get(at)?, cast::<ReplyFacts>(replies)?.get(at)?))
 }

@@ -160,6 +160,18 @@ impl Slot {
         generation
     }
 
+    /// Second of the last packet of either direction.
+    pub(super) fn last_seen(&self) -> u32 {
+        let [a, b] = &self.lanes;
+        a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed))
+    }
+
+    /// Packets of both directions, for comparison.
+    pub(super) fn packets(&self) -> u64 {
+        let [a, b] = &self.lanes;
+        a.packets.load(Relaxed).wrapping_add(b.packets.load(Relaxed))
+    }
+
     pub(super) fn set_opened(&self, at: OpenedAt) {
         self.lanes[0].epoch.store(at.epoch.0, Relaxed);
         self.lanes[0].opened.store(at.time.as_nanos(), Relaxed);

@@ -1,5 +1,8 @@
 //! Connections that survive a restart: the table's slots in files on tmpfs, and a switch with memory ports.
 
+mod formats;
+mod running;
+
 use podswitch_testkit::rig;
 
 use std::fs;
@@ -13,12 +16,11 @@ use std::time::Duration;
 use podswitch_core::config::{Config, Masquerade};
 use podswitch_core::control::{ControlPlane, MemoryError, Options, Restored, Saved, memory_size};
 use podswitch_core::engine::Limits;
-use podswitch_core::flow::connection::Pinned;
 use podswitch_core::id::PortId;
 use podswitch_core::port::Offloads;
 use podswitch_core::port::memory::{self, MemoryEnd};
 use podswitch_linux::kept_connections::{KeptConnections, Opened};
-use podswitch_wire::flow_key::{FlowKey, HashKey, proto};
+use podswitch_wire::flow_key::{HashKey, proto};
 use rig::services::*;
 use rig::{HOST, Switch, addresses, framed};
 
@@ -345,40 +347,4 @@ fn damaged_files_do_not_panic() {
         let restored = again(&|| file.set_len(length).unwrap());
         assert_eq!(restored, Err(MemoryError::Unfit), "{length}");
     }
-}
-
-/// How long it takes to restore many connections. Prints a figure: `cargo test --release -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints a figure"]
-#[expect(clippy::disallowed_methods, reason = "measures")]
-fn restoring_many() {
-    let folder = Folder::new();
-    let size = memory_size(Limits::default().connections);
-    let open = || {
-        let Opened { mut files, memory, saved } = KeptConnections::open(&folder.0, size).unwrap();
-        let control = ControlPlane::with_memory(Options::default(), memory).unwrap();
-        files.allocate(size).unwrap();
-        control.allow_memory(u32::MAX);
-        (control, saved)
-    };
-    let (mut first, _) = open();
-    first.name_port(PortId(0), NAMES[0]);
-    let tracker = &first.shared().tracker;
-    for n in 0..130_000_u32 {
-        let [_, a, b, c] = n.to_be_bytes();
-        let (client, port) = ([10, a, b, c].into(), 1000 + (n % 50_000) as u16);
-        let original = FlowKey::new(client, vip(0), proto::UDP, port, 80).unwrap();
-        let reply = FlowKey::new(addresses(1)[0], client, proto::UDP, 8080, port).unwrap();
-        let pinned = Pinned { reply, ..Pinned::new(original, PortId(0)) };
-        tracker.create(&pinned, 0).unwrap();
-    }
-    drop(first);
-    let (mut second, mut saved) = open();
-    second.name_port(PortId(0), NAMES[0]);
-    let began = std::time::Instant::now();
-    let mut saved = Saved::read(saved.remove(0)).unwrap();
-    let read = began.elapsed();
-    let restored = second.restore_connections(&mut saved, true);
-    println!("{} connections: read {read:?}, restored {:?}", restored.restored, began.elapsed());
-    assert_eq!(restored.restored, 130_000);
 }
