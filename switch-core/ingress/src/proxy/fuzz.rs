@@ -29,6 +29,7 @@ pub fn head(input: &[u8]) {
     };
     let origin = Origin {
         peer: ([192, 0, 2, 1], 4096).into(),
+        address: [192, 0, 2, 2].into(),
         is_tls: choices & 4 != 0,
         is_trusted: choices & 8 != 0,
         port: 8443,

@@ -54,6 +54,10 @@ impl Node {
 
     /// Tells the holder which devices there are. `looks`: for another holder, if there is none.
     pub(super) fn hold_devices(&mut self, looks: bool) {
+        // The holder serves one switch: the one that forwards.
+        if self.ownership != Ownership::Own {
+            return;
+        }
         let Holding { link, run_dir, .. } = &mut self.holding;
         if let (None, Some(path), true) = (&link, &run_dir, looks) {
             match HolderLink::connect(path) {
