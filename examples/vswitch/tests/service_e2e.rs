@@ -206,7 +206,7 @@ fn datagrams(from: &NetNs, to: &str) -> UdpSocket {
 
 #[test]
 fn streams_outlive_the_churn_of_endpoints() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::start("churn", &[(Y, READY)]);
     let World { pods, node, .. } = &world;
     let mut streams = Vec::new();
@@ -246,7 +246,7 @@ fn streams_outlive_the_churn_of_endpoints() {
 
 #[test]
 fn datagrams_move_at_once() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::start("datagrams", &[(Y, READY)]);
     let World { pods, node, .. } = &world;
     let all = [X, Y, Z];
@@ -286,7 +286,7 @@ fn datagrams_move_at_once() {
 
 #[test]
 fn affinity_hairpin_and_refusal() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::start("sticky", &[(Y, READY), (Z, READY)]);
     let World { pods, node, .. } = &world;
     let all = [X, Y, Z];

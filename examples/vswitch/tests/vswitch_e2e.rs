@@ -196,7 +196,7 @@ fn the_demo_passes() {
     let output = podswitch_vswitch_testkit::run(&["demo", "--json"]);
     let told = String::from_utf8_lossy(&output.stderr);
     let possible = userns::has_privilege() || !told.contains("user namespace:");
-    if !is_there(test_name!(), "the privilege to make user namespaces", possible) {
+    if !is_there(&test_name!(), "the privilege to make user namespaces", possible) {
         return;
     }
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"));

@@ -161,7 +161,7 @@ impl Steering {
     /// The interface does not exist any more; missing privilege.
     pub fn reconcile(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = put_back(&self.ns, &self.config, &mut self.rules)?;
-        if self.marking.put_back(&self.config.marking())? {
+        if self.marking.put_back()? {
             done.push(format!("nftables table {}", self.config.marks));
         }
         if self.loopback.follow(&self.config)? {

@@ -47,7 +47,7 @@ fn call(number: libc::c_long, arguments: [libc::c_long; 3]) -> io::Result<libc::
 
 #[test]
 fn system_calls_that_a_switch_never_makes_are_refused() {
-    if runs_elsewhere(test_name!()) {
+    if runs_elsewhere(&test_name!()) {
         return;
     }
     confine::process(confine::CONTROL).expect("confined");
@@ -79,7 +79,7 @@ fn system_calls_that_a_switch_never_makes_are_refused() {
 #[test]
 fn each_thread_has_its_own_capabilities() {
     podswitch_testkit::require_privilege!();
-    if runs_elsewhere(test_name!()) {
+    if runs_elsewhere(&test_name!()) {
         return;
     }
     let other = NetNs::anonymous().expect("a namespace");

@@ -98,7 +98,7 @@ fn udp_gso_packets_are_recognised() {
     podswitch_testkit::require_tap!();
     let (ns, device, mut peer) = tap_pod(TapOptions::default());
     let uso = device.info().offloads.uso;
-    if !is_there(test_name!(), "UDP segmentation by this kernel's TAP", uso) {
+    if !is_there(&test_name!(), "UDP segmentation by this kernel's TAP", uso) {
         return;
     }
     let socket = ns.enter(|| UdpSocket::bind((ip(V4), 0))).unwrap().unwrap();
@@ -125,7 +125,7 @@ fn datagrams_of_a_flow_are_written_together_and_arrive_one_by_one() {
     podswitch_testkit::require_tap!();
     let (ns, device, mut peer) = tap_pod(TapOptions::default());
     let uso = device.info().offloads.uso;
-    if !is_there(test_name!(), "UDP segmentation by this kernel's TAP", uso) {
+    if !is_there(&test_name!(), "UDP segmentation by this kernel's TAP", uso) {
         return;
     }
     net::check_joined(&ns, &mut peer, V4, REMOTE_V4);
@@ -352,7 +352,7 @@ fn node_reaches_pods_through_its_port() {
         assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 4);
     }
     assert_eq!(sysctl::get(&node, "net/ipv4/ip_forward").unwrap(), "1");
-    host.set_destinations(vec!["10.9.0.0/24".parse().unwrap()]).unwrap();
+    host.set_destinations(["10.9.0.0/24".parse().unwrap()].into()).unwrap();
     let there = |netlink: &mut Netlink, to: &str| {
         netlink.routes().unwrap().iter().any(|r| r.destination.to_string() == to)
     };

@@ -1,56 +1,109 @@
 //! Locations of pods as address ranges, updated incrementally.
 //!
-//! Most pods have addresses in the ranges (podCIDRs) of their node. Only the others are listed
-//! here, so that a change of a pod inside these ranges costs nothing.
+//! Most pods have addresses in the ranges (podCIDRs) of their node. Only the others are listed one by one, so that a
+//! change of a pod inside these ranges changes nothing. A change of a node costs as much as the node has pods.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use podswitch_core::config::{Config, Endpoint, RemoteNode};
 use podswitch_core::control::{Change, Objects};
 use podswitch_core::id::Cookie;
-use podswitch_policy::prefix::PrefixMap;
 use podswitch_wire::cidr::Cidr;
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges {
+    /// This node, as counted.
+    own: Own,
+    /// Other nodes, as counted.
+    nodes: HashMap<Arc<str>, Arc<RemoteNode>>,
+    /// Every pod, by node.
+    pods: HashMap<Arc<str>, HashSet<Cookie>>,
+    /// Pods that are outside the ranges of their node, as counted.
+    outside: HashMap<Cookie, Outside>,
+    reasons: HashMap<Cidr, Reasons>,
+    /// Ranges whose reasons changed, with the lists that they were in.
+    touched: HashMap<Cidr, Member>,
+}
+
+/// What ranges depend on of this node.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Own {
+    name: Arc<str>,
+    addresses: Vec<IpAddr>,
+    pod_cidrs: Vec<Cidr>,
+}
 
 /// A pod with addresses outside the ranges of its node, or on a node that is not known.
 #[derive(Debug, PartialEq, Eq)]
 struct Outside {
     addresses: Vec<IpAddr>,
     host_network: bool,
+    /// It is on this node.
+    is_own: bool,
+    /// It is on another node that is known.
+    is_remote: bool,
 }
 
-/// See the module's description.
-#[derive(Debug, Default)]
-pub(crate) struct Ranges {
-    /// By node.
-    outside: HashMap<Arc<str>, HashMap<Cookie, Outside>>,
-    /// The node of each pod that is outside.
-    nodes: HashMap<Cookie, Arc<str>>,
-    lists: Lists,
+/// Why a range is listed: numbers of objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Reasons {
+    own_ranges: u32,
+    node_ranges: u32,
+    /// Addresses of nodes, this one included.
+    node_addresses: u32,
+    /// Pods outside their node's ranges: of this node except those with its network, of other known nodes, and all.
+    own_pods: u32,
+    remote_pods: u32,
+    pods: u32,
 }
 
-/// The ranges for the node's kernel.
+/// The lists for the node's kernel that a range is in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Where this node's pods are.
+    pub(crate) local: bool,
+    /// Where other nodes' pods are.
+    pub(crate) remote: bool,
+    /// Ranges and addresses of all nodes.
+    pub(crate) nodes: bool,
+    /// All pods and nodes.
+    pub(crate) cluster: bool,
+}
+
+/// All ranges, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lists {
-    /// Where this node's pods are.
+    /// See [`Member`].
     pub(crate) local: Vec<Cidr>,
-    /// Where other nodes' pods are.
+    /// See [`Member`].
     pub(crate) remote: Vec<Cidr>,
-    /// Ranges of all nodes, and addresses of nodes outside them.
+    /// See [`Member`].
     pub(crate) nodes: Vec<Cidr>,
-    /// All pods and nodes.
+    /// See [`Member`].
     pub(crate) cluster: Vec<Cidr>,
 }
 
 /// Changes of a publish that ranges depend on.
 #[derive(Debug, Default)]
 pub(crate) struct Affected {
-    pods: HashSet<Cookie>,
-    /// Other nodes, as they were.
-    nodes: HashMap<Arc<str>, Option<Arc<RemoteNode>>>,
+    /// Pods, with the node that each was on.
+    pods: HashMap<Cookie, Option<Arc<str>>>,
+    /// Other nodes.
+    nodes: HashSet<Arc<str>>,
     is_all: bool,
+}
+
+/// What a publish changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// The ranges were counted again: all of them may have changed.
+    pub(crate) is_all: bool,
+    /// Ranges or addresses of other nodes.
+    pub(crate) nodes: bool,
 }
 
 impl Affected {
@@ -59,205 +112,223 @@ impl Affected {
         let mut affected = Self::default();
         for change in changes {
             match change {
-                Change::Pod(pod) => drop(affected.pods.insert(pod.cookie.clone())),
-                Change::PodGone(cookie) => drop(affected.pods.insert(cookie.clone())),
-                Change::Node(node) => affected.node(&node.name, objects),
-                Change::NodeGone(name) => affected.node(name, objects),
-                Change::Settings(after) => {
-                    let facts = |config: &Config| {
-                        let node = &config.node;
-                        (node.name.clone(), node.pod_cidrs.clone(), node.addresses.clone())
-                    };
-                    affected.is_all |= facts(settings) != facts(after);
-                }
+                Change::Pod(pod) => affected.pod(&pod.cookie, objects),
+                Change::PodGone(cookie) => affected.pod(cookie, objects),
+                Change::Node(node) => drop(affected.nodes.insert(node.name.clone())),
+                Change::NodeGone(name) => drop(affected.nodes.insert(name.clone())),
+                Change::Settings(after) => affected.is_all |= Own::of(settings) != Own::of(after),
                 _ => {}
             }
         }
         affected
     }
 
-    fn node(&mut self, name: &Arc<str>, objects: Objects<'_>) {
-        let before = || objects.node(name).cloned();
-        self.nodes.entry(name.clone()).or_insert_with(before);
+    fn pod(&mut self, cookie: &Cookie, objects: Objects<'_>) {
+        let before = || objects.endpoint(cookie).map(|pod| pod.node.clone());
+        self.pods.entry(cookie.clone()).or_insert_with(before);
     }
 }
 
 impl Ranges {
     /// From everything that is published.
     pub(crate) fn of(settings: &Config, objects: Objects<'_>) -> Self {
-        let mut ranges = Self::default();
-        for pod in objects.endpoints() {
-            ranges.place(&pod.cookie, Some(pod), settings, objects);
+        let mut ranges = Self { own: Own::of(settings), ..Self::default() };
+        for address in settings.node.addresses.clone() {
+            ranges.count(Cidr::host(address), |reasons| reasons.node_addresses += 1);
         }
-        ranges.list(settings, objects);
+        for range in settings.node.pod_cidrs.clone() {
+            ranges.count(range, |reasons| reasons.own_ranges += 1);
+        }
+        for node in objects.nodes() {
+            ranges.replace_node(&node.name, Some(node));
+        }
+        for pod in objects.endpoints() {
+            ranges.pods.entry(pod.node.clone()).or_default().insert(pod.cookie.clone());
+            ranges.place(&pod.cookie, Some(pod), objects);
+        }
+        ranges.touched.clear();
         ranges
     }
 
-    /// The ranges.
-    pub(crate) fn lists(&self) -> &Lists {
-        &self.lists
+    /// The lists that a range is in.
+    pub(crate) fn member(&self, range: &Cidr) -> Member {
+        self.reasons.get(range).map(Reasons::member).unwrap_or_default()
     }
 
-    /// Updates the ranges after a publish. Returns whether any changed.
+    /// All ranges.
+    pub(crate) fn lists(&self) -> Lists {
+        let mut all: Vec<(&Cidr, Member)> =
+            self.reasons.iter().map(|(range, reasons)| (range, reasons.member())).collect();
+        all.sort_unstable_by_key(|(range, _)| *range);
+        let list = |is_in: fn(&Member) -> bool| {
+            all.iter().filter(|(_, member)| is_in(member)).map(|(range, _)| **range).collect()
+        };
+        Lists {
+            local: list(|member| member.local),
+            remote: list(|member| member.remote),
+            nodes: list(|member| member.nodes),
+            cluster: list(|member| member.cluster),
+        }
+    }
+
+    /// Updates the ranges after a publish.
     pub(crate) fn follow(
         &mut self,
         affected: Affected,
         settings: &Config,
         objects: Objects<'_>,
-    ) -> bool {
+    ) -> Followed {
         if affected.is_all {
             *self = Self::of(settings, objects);
-            return true;
+            return Followed { is_all: true, nodes: true };
         }
-        let mut changed = false;
-        for (name, before) in affected.nodes {
-            let after = objects.node(&name);
-            let facts = |node: &Arc<RemoteNode>| (node.pod_cidrs.clone(), node.addresses.clone());
-            if before.as_ref().map(facts) == after.map(facts) {
-                continue;
+        for (cookie, before) in &affected.pods {
+            let now = objects.endpoint(cookie).map(|pod| &pod.node);
+            if before.as_ref() != now {
+                self.move_pod(cookie, before.as_ref(), now);
             }
-            changed = true;
-            self.place_pods_of(&name, before.as_deref(), settings, objects);
         }
-        for cookie in affected.pods {
-            changed |= self.place(&cookie, objects.endpoint(&cookie), settings, objects);
+        let mut followed = Followed::default();
+        for name in &affected.nodes {
+            if self.replace_node(name, objects.node(name)) {
+                followed.nodes = true;
+                let pods = self.pods.get(name).into_iter().flatten().cloned();
+                for cookie in pods.collect::<Vec<_>>() {
+                    self.place(&cookie, objects.endpoint(&cookie), objects);
+                }
+            }
         }
-        if changed {
-            self.list(settings, objects);
+        for cookie in affected.pods.keys() {
+            self.place(cookie, objects.endpoint(cookie), objects);
         }
-        changed
+        followed
     }
 
-    /// Places the pods of a node whose ranges changed.
-    fn place_pods_of(
-        &mut self,
-        name: &Arc<str>,
-        before: Option<&RemoteNode>,
-        settings: &Config,
-        objects: Objects<'_>,
-    ) {
-        let now = cidrs_of(name, settings, objects);
-        let is_lost = |range: &Cidr| !now.contains(range);
-        if before.is_some_and(|before| before.pod_cidrs.iter().any(is_lost)) {
-            // Pods in a range that the node lost are not listed yet.
-            let pods: Vec<_> = objects.endpoints().filter(|pod| pod.node == *name).collect();
-            for pod in pods {
-                self.place(&pod.cookie, Some(pod), settings, objects);
+    /// The ranges that are in other lists than at the last call.
+    pub(crate) fn take_changes(&mut self) -> BTreeSet<Cidr> {
+        let touched = std::mem::take(&mut self.touched).into_iter();
+        touched.filter(|(range, was)| self.member(range) != *was).map(|(range, _)| range).collect()
+    }
+
+    fn move_pod(&mut self, cookie: &Cookie, before: Option<&Arc<str>>, now: Option<&Arc<str>>) {
+        if let Some(before) = before
+            && let Some(pods) = self.pods.get_mut(before)
+        {
+            pods.remove(cookie);
+            if pods.is_empty() {
+                self.pods.remove(before);
             }
+        }
+        if let Some(now) = now {
+            self.pods.entry(now.clone()).or_default().insert(cookie.clone());
+        }
+    }
+
+    /// Counts a node as it is now. Returns whether its ranges or addresses changed.
+    fn replace_node(&mut self, name: &Arc<str>, now: Option<&Arc<RemoteNode>>) -> bool {
+        let before = match now {
+            Some(now) => self.nodes.insert(name.clone(), now.clone()),
+            None => self.nodes.remove(name),
+        };
+        let facts = |node: &Arc<RemoteNode>| (node.pod_cidrs.clone(), node.addresses.clone());
+        if before.as_ref().map(facts) == now.map(facts) {
+            return false;
+        }
+        for (node, by) in [(now, 1), (before.as_ref(), -1)] {
+            let Some(node) = node else { continue };
+            for range in &node.pod_cidrs {
+                self.count(*range, |reasons| add(&mut reasons.node_ranges, by));
+            }
+            for address in &node.addresses {
+                let range = Cidr::host(*address);
+                self.count(range, |reasons| add(&mut reasons.node_addresses, by));
+            }
+        }
+        true
+    }
+
+    /// Counts a pod as it is now.
+    fn place(&mut self, cookie: &Cookie, pod: Option<&Arc<Endpoint>>, objects: Objects<'_>) {
+        let now = pod.and_then(|pod| Outside::of(pod, &self.own, objects));
+        if self.outside.get(cookie) == now.as_ref() {
             return;
         }
-        let listed: Vec<Cookie> =
-            self.outside.get(name).into_iter().flat_map(HashMap::keys).cloned().collect();
-        for cookie in listed {
-            self.place(&cookie, objects.endpoint(&cookie), settings, objects);
+        if let Some(before) = self.outside.remove(cookie) {
+            self.count_pod(&before, -1);
+        }
+        if let Some(now) = now {
+            self.count_pod(&now, 1);
+            self.outside.insert(cookie.clone(), now);
         }
     }
 
-    /// Adds a pod to the list, or removes it. Returns whether the list changed.
-    fn place(
-        &mut self,
-        cookie: &Cookie,
-        pod: Option<&Arc<Endpoint>>,
-        settings: &Config,
-        objects: Objects<'_>,
-    ) -> bool {
-        let outside = pod.and_then(|pod| Outside::of(pod, cidrs_of(&pod.node, settings, objects)));
-        let before = self.nodes.remove(cookie).and_then(|node| {
-            let pods = self.outside.get_mut(&node)?;
-            let before = pods.remove(cookie);
-            if pods.is_empty() {
-                self.outside.remove(&node);
-            }
-            Some((node, before?))
-        });
-        let Some((pod, outside)) = pod.zip(outside) else { return before.is_some() };
-        let is_same = before.is_some_and(|(node, before)| node == pod.node && before == outside);
-        self.nodes.insert(cookie.clone(), pod.node.clone());
-        self.outside.entry(pod.node.clone()).or_default().insert(cookie.clone(), outside);
-        !is_same
+    fn count_pod(&mut self, pod: &Outside, by: i32) {
+        for address in &pod.addresses {
+            self.count(Cidr::host(*address), |reasons| {
+                add(&mut reasons.pods, by);
+                if pod.is_own && !pod.host_network {
+                    add(&mut reasons.own_pods, by);
+                }
+                if pod.is_remote {
+                    add(&mut reasons.remote_pods, by);
+                }
+            });
+        }
     }
 
-    fn list(&mut self, settings: &Config, objects: Objects<'_>) {
-        let own = &settings.node;
-        let nodes: HashMap<&Arc<str>, &Arc<RemoteNode>> =
-            objects.nodes().map(|node| (&node.name, node)).collect();
-        let of_nodes: HashSet<IpAddr> = nodes
-            .values()
-            .flat_map(|node| &node.addresses)
-            .chain(&own.addresses)
-            .copied()
-            .collect();
-        let mut remote: BTreeSet<Cidr> =
-            nodes.values().flat_map(|node| &node.pod_cidrs).copied().collect();
-        let mut local = Cover::of(own.pod_cidrs.iter().copied());
-        let mut cluster = Cover::of(remote.iter().chain(&own.pod_cidrs).copied());
-        cluster.extend(of_nodes.iter().copied());
-        let mut without_pods = cluster.0.clone();
-        without_pods.sort_unstable();
-        for (node, pods) in &self.outside {
-            for pod in pods.values() {
-                if *node == own.name && !pod.host_network {
-                    local.extend(pod.addresses.iter().copied());
-                }
-                if nodes.contains_key(node) {
-                    // A pod with its node's network is reached as the node is.
-                    let addresses = pod.addresses.iter().filter(|a| !of_nodes.contains(*a));
-                    remote.extend(addresses.map(|address| Cidr::host(*address)));
-                }
-                cluster.extend(pod.addresses.iter().copied());
-            }
+    fn count(&mut self, range: Cidr, change: impl FnOnce(&mut Reasons)) {
+        let reasons = self.reasons.entry(range).or_default();
+        self.touched.entry(range).or_insert_with(|| reasons.member());
+        change(reasons);
+        if *reasons == Reasons::default() {
+            self.reasons.remove(&range);
         }
-        let sorted = |Cover(mut ranges, _)| {
-            ranges.sort_unstable();
-            ranges
-        };
-        let remote = remote.into_iter().collect();
-        let (local, cluster) = (sorted(local), sorted(cluster));
-        self.lists = Lists { local, remote, nodes: without_pods, cluster };
     }
 }
 
-/// Ranges, and addresses that none of them holds.
-struct Cover(Vec<Cidr>, PrefixMap<()>);
+fn add(count: &mut u32, by: i32) {
+    *count = count.saturating_add_signed(by);
+}
 
-impl Cover {
-    fn of(ranges: impl Iterator<Item = Cidr>) -> Self {
-        let mut cover = Self(Vec::new(), PrefixMap::new());
-        ranges.for_each(|range| cover.add(range));
-        cover
-    }
-
-    fn extend(&mut self, addresses: impl Iterator<Item = IpAddr>) {
-        for address in addresses {
-            if self.1.get(address).is_none() {
-                self.add(Cidr::host(address));
-            }
+impl Reasons {
+    fn member(&self) -> Member {
+        let nodes = self.own_ranges > 0 || self.node_ranges > 0 || self.node_addresses > 0;
+        Member {
+            local: self.own_ranges > 0 || self.own_pods > 0,
+            // A pod with its node's network is reached as the node is.
+            remote: self.node_ranges > 0 || self.remote_pods > 0 && self.node_addresses == 0,
+            nodes,
+            cluster: nodes || self.pods > 0,
         }
     }
+}
 
-    fn add(&mut self, range: Cidr) {
-        if self.1.insert(range, ()).is_none() {
-            self.0.push(range);
+impl Own {
+    fn of(settings: &Config) -> Self {
+        let node = &settings.node;
+        Self {
+            name: node.name.clone(),
+            addresses: node.addresses.clone(),
+            pod_cidrs: node.pod_cidrs.clone(),
         }
     }
 }
 
 impl Outside {
-    fn of(pod: &Endpoint, cidrs: &[Cidr]) -> Option<Self> {
+    fn of(pod: &Endpoint, own: &Own, objects: Objects<'_>) -> Option<Self> {
+        let is_own = pod.node == own.name;
+        let node = objects.node(&pod.node);
+        let cidrs = match is_own {
+            true => &own.pod_cidrs[..],
+            false => node.map_or(&[][..], |node| &node.pod_cidrs),
+        };
         let is_outside = |a: &&IpAddr| !cidrs.iter().any(|range| range.contains(**a));
         let addresses: Vec<IpAddr> =
             pod.workload.addresses.iter().filter(is_outside).copied().collect();
         let host_network = pod.workload.host_network;
-        (!addresses.is_empty()).then_some(Self { addresses, host_network })
+        let is_remote = node.is_some();
+        (!addresses.is_empty()).then_some(Self { addresses, host_network, is_own, is_remote })
     }
-}
-
-/// The ranges of a node; none if it is not known.
-fn cidrs_of<'a>(name: &Arc<str>, settings: &'a Config, objects: Objects<'a>) -> &'a [Cidr] {
-    if *name == settings.node.name {
-        return &settings.node.pod_cidrs;
-    }
-    objects.node(name).map_or(&[], |node| &node.pod_cidrs)
 }
 
 #[cfg(test)]
@@ -333,6 +404,14 @@ mod tests {
         ]
     }
 
+    /// The ranges of a node; none if it is not known.
+    fn cidrs_of<'a>(name: &Arc<str>, settings: &'a Config, objects: Objects<'a>) -> &'a [Cidr] {
+        if *name == settings.node.name {
+            return &settings.node.pod_cidrs;
+        }
+        objects.node(name).map_or(&[], |node| &node.pod_cidrs)
+    }
+
     /// The lists against every pod and node by itself.
     fn check(lists: &Lists, settings: &Config, objects: Objects<'_>) {
         let of = |name: &Arc<str>| cidrs_of(name, settings, objects);
@@ -367,6 +446,20 @@ mod tests {
         }
     }
 
+    /// Ranges that are in other lists.
+    fn differences(before: &Lists, now: &Lists) -> BTreeSet<Cidr> {
+        let lists = |lists: &Lists| {
+            let Lists { local, remote, nodes, cluster } = lists;
+            [local, remote, nodes, cluster]
+                .map(|list| list.iter().copied().collect::<BTreeSet<_>>())
+        };
+        let both = lists(before).into_iter().zip(lists(now));
+        both.flat_map(|(before, now)| {
+            before.symmetric_difference(&now).copied().collect::<Vec<_>>()
+        })
+        .collect()
+    }
+
     proptest! {
         #[test]
         fn changes_lead_to_the_ranges_of_the_whole(
@@ -384,10 +477,17 @@ mod tests {
                         now = (**new).clone();
                     }
                 }
-                ranges.follow(affected, &now, control.objects());
+                let before = ranges.lists();
+                let followed = ranges.follow(affected, &now, control.objects());
                 let whole = Ranges::of(&now, control.objects());
-                prop_assert_eq!(ranges.lists(), whole.lists());
-                check(whole.lists(), &now, control.objects());
+                let lists = ranges.lists();
+                prop_assert_eq!(&lists, &whole.lists());
+                prop_assert_eq!(&ranges.pods, &whole.pods);
+                check(&lists, &now, control.objects());
+                let changes = ranges.take_changes();
+                if !followed.is_all {
+                    prop_assert_eq!(changes, differences(&before, &lists));
+                }
             }
         }
     }

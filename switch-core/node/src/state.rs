@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use podswitch_core::config::Config;
+use podswitch_core::config::{Config, LocalNode};
 use podswitch_core::control::Change;
 use podswitch_kubernetes::Compiled;
+use podswitch_policy::rule::Labels;
 
 use crate::attachment::PodAttachment;
 use crate::pod_name::PodName;
@@ -66,6 +67,17 @@ pub(crate) struct Desired {
     pub(crate) settings: Config,
     /// Pods that the state attaches.
     pub(crate) pods: BTreeMap<PodName, PodAttachment>,
+}
+
+/// Whether two configurations differ only in lists of objects and in the labels of this node, which only policies use.
+pub(crate) fn has_same_settings(before: &Config, after: &Config) -> bool {
+    let node = |config: &Config| LocalNode { labels: Labels::default(), ..config.node.clone() };
+    node(before) == node(after)
+        && before.service_cidrs == after.service_cidrs
+        && before.allowed_external_ips == after.allowed_external_ips
+        && before.cluster_key == after.cluster_key
+        && before.masquerade == after.masquerade
+        && before.tunnel == after.tunnel
 }
 
 /// A configuration without its lists of objects.

@@ -157,7 +157,7 @@ impl Rig {
 
 #[test]
 fn the_source_follows_a_real_api_server() {
-    let Some(parts) = Parts::find_control_plane(test_name!()) else { return };
+    let Some(parts) = Parts::find_control_plane(&test_name!()) else { return };
     let lab = Lab::up(&parts, Mode::Kubernetes, 0, &[]).expect("the lab starts");
     let run = lab.run_folder().to_owned();
     let namespace = NetNs::open(lab.control_plane()).expect("the lab has it");

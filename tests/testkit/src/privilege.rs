@@ -15,18 +15,18 @@ use podswitch_linux::{NetNs, Netlink, userns};
 
 use crate::record::{self, Outcome};
 
-/// Set for the test program that was started again.
+/// Set for the test program that was started again, to the name of the test.
 const INSIDE: &str = "PODSWITCH_TEST_INSIDE";
 
 /// The exit status of a test program that has no privilege in its user namespace.
 const NO_PRIVILEGE: i32 = 77;
 
 /// Returns from the test, after it ran in a user namespace or was skipped, unless this process has
-/// privilege. Must be the first statement of a test function.
+/// privilege. Must be the first statement of a test function, or of a function that a test only calls.
 #[macro_export]
 macro_rules! require_privilege {
     () => {
-        if !$crate::privilege::obtain($crate::test_name!()) {
+        if !$crate::privilege::obtain(&$crate::test_name!()) {
             return;
         }
     };
@@ -38,7 +38,7 @@ macro_rules! require_privilege {
 macro_rules! require_tap {
     () => {
         $crate::require_privilege!();
-        if !$crate::privilege::has_tap($crate::test_name!()) {
+        if !$crate::privilege::has_tap(&$crate::test_name!()) {
             return;
         }
     };
@@ -49,13 +49,13 @@ macro_rules! require_tap {
 #[macro_export]
 macro_rules! require_root {
     ($reason:expr) => {
-        if !$crate::privilege::is_root($crate::test_name!(), $reason) {
+        if !$crate::privilege::is_root(&$crate::test_name!(), $reason) {
             return;
         }
     };
 }
 
-/// The name of this test in the test harness.
+/// The name of this test in the test harness. Also in a function that a test calls.
 #[macro_export]
 macro_rules! test_name {
     () => {{
@@ -64,8 +64,22 @@ macro_rules! test_name {
     }};
 }
 
-/// The path of the function in which `here` is defined, without the crate.
-pub fn name_of<T>(_here: T) -> &'static str {
+/// The name of the test that calls this. The harness names the thread of each test after it. If it runs tests in its main
+/// thread, one after the other: the path of the function in which `here` is defined, without the crate.
+pub fn name_of<T>(_here: T) -> String {
+    if let Ok(name) = std::env::var(INSIDE) {
+        return name;
+    }
+    match std::thread::current().name() {
+        Some(name) if name != MAIN_THREAD && !name.is_empty() => name.to_owned(),
+        _ => path_of::<T>().to_owned(),
+    }
+}
+
+/// The name of a program's first thread.
+const MAIN_THREAD: &str = "main";
+
+fn path_of<T>() -> &'static str {
     let path = std::any::type_name::<T>();
     let path = path.strip_suffix("::here").unwrap_or(path);
     let path = path.trim_end_matches("::{{closure}}");
@@ -94,7 +108,7 @@ pub fn obtain(test: &str) -> bool {
     let program = fs::read_link("/proc/self/exe").expect("a test has a path");
     let mut command = Command::new(program);
     command.args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]);
-    command.env(INSIDE, "1");
+    command.env(INSIDE, test);
     if let Some(path) = record::path() {
         command.env(record::FILE, path);
     }

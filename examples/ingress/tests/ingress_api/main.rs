@@ -13,5 +13,5 @@ mod server;
 #[test]
 fn the_api_server_as_the_source() {
     let reason = "needs --features podswitch-ingress-controller/kubernetes";
-    podswitch_testkit::privilege::skip(podswitch_testkit::test_name!(), reason);
+    podswitch_testkit::privilege::skip(&podswitch_testkit::test_name!(), reason);
 }

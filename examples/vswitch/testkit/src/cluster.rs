@@ -30,13 +30,15 @@ pub fn ip(text: &str) -> IpAddr {
 /// A namespace without duplicate address detection.
 pub fn namespace() -> NetNs {
     let ns = NetNs::anonymous().expect("a namespace");
-    for (setting, value) in [
-        ("net/ipv6/conf/default/dad_transmits", "0"),
-        ("net/ipv6/conf/default/accept_ra", "0"),
-        ("net/ipv4/ping_group_range", "0 2147483647"),
-    ] {
+    for (setting, value) in
+        [("net/ipv6/conf/default/dad_transmits", "0"), ("net/ipv6/conf/default/accept_ra", "0")]
+    {
         sysctl::set(&ns, setting, value).expect("set");
     }
+    // In a user namespace only groups that it maps can be named.
+    const PING_GROUPS: &str = "net/ipv4/ping_group_range";
+    let all = sysctl::set(&ns, PING_GROUPS, "0 2147483647");
+    all.or_else(|_| sysctl::set(&ns, PING_GROUPS, "0 0")).expect("set");
     let mut netlink = Netlink::open(&ns).expect("netlink");
     let lo = netlink.link("lo").expect("every namespace has one").index;
     netlink.set_up(lo).expect("on");

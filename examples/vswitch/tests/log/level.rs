@@ -74,10 +74,7 @@ const NOBODY: u32 = 65_534;
 
 #[test]
 fn only_root_changes_the_level() {
-    podswitch_testkit::require_privilege!();
-    if !rustix::process::geteuid().is_root() {
-        return eprintln!("SKIPPED: only_root_changes_the_level needs root to become another user");
-    }
+    podswitch_testkit::require_root!("becomes another user");
     let world = World::new("level-user");
     world.write(&[]);
     let socket = world.folder.text("ctl.sock");

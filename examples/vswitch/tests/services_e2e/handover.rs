@@ -29,7 +29,7 @@ pub(crate) fn talk(connections: &mut [Open], byte: u8) {
 /// number of workers and another set of ready pods. Nothing is lost, counters do not fall, and at the end nothing is left.
 #[test]
 fn ten_handovers_lose_nothing() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::new("handover");
     let World { client, pods, node, .. } = &world;
     let settings = || {

@@ -15,7 +15,7 @@ use podswitch_vswitch_testkit::running::PATIENCE;
 use world::{BALANCER, CLIENT, NODE, PODS, World, ask, connect, ip, resets, rules};
 #[test]
 fn every_kind_of_address_from_everywhere() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::new("services");
     let World { node, client, pods, .. } = &world;
     let before = (rules(node), sysctl::get(node, "net/ipv4/ip_local_reserved_ports").unwrap());
@@ -80,7 +80,7 @@ fn every_kind_of_address_from_everywhere() {
 /// here: the answers find the switch, not the node's own stack.
 #[test]
 fn the_switch_masquerades() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::new("masquerade");
     let World { client, pods, node, .. } = &world;
     world.state([true, true]);
@@ -111,7 +111,7 @@ fn the_switch_masquerades() {
 /// comes once.
 #[test]
 fn the_switch_masquerades_by_its_uplink() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::new("behind");
     let World { client, pods, node, .. } = &world;
     let behind = ["203.0.113.1", "2001:db8:ff::1"];
@@ -174,7 +174,7 @@ fn health(from: &NetNs, to: &str) -> String {
 
 #[test]
 fn health_checks_and_a_killed_switch() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     let world = World::new("health");
     let World { node, client, .. } = &world;
     sysctl::set(node, "net/ipv4/ip_local_reserved_ports", "8080,9000-9010").unwrap();

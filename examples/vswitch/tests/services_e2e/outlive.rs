@@ -161,7 +161,7 @@ fn connections_outlive(end: End, name: &str) {
 
 #[test]
 fn connections_outlive_a_kill() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     connections_outlive(End::Killed, "outlive");
 }
 
@@ -173,7 +173,7 @@ fn connections_outlive_a_kill_with_a_holder() {
 
 #[test]
 fn connections_outlive_a_planned_stop() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     connections_outlive(End::Stopped, "planned");
 }
 
@@ -311,12 +311,12 @@ fn affinity_and_counts_outlive(end: End, name: &str) {
 
 #[test]
 fn affinity_and_counts_outlive_a_kill() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     affinity_and_counts_outlive(End::Killed, "learnt");
 }
 
 #[test]
 fn affinity_and_counts_outlive_a_planned_stop() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     affinity_and_counts_outlive(End::Stopped, "counted");
 }

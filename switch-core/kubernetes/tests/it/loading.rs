@@ -64,7 +64,7 @@ fn a_pipe_in_a_folder_does_not_block() {
     let path = dir.path().join("pipe.yaml");
     let made = std::process::Command::new("mkfifo").arg(&path).status();
     let there = made.is_ok_and(|status| status.success());
-    if !is_there(test_name!(), "mkfifo", there) {
+    if !is_there(&test_name!(), "mkfifo", there) {
         return;
     }
     assert_eq!(names(dir.path()), Vec::<String>::new());

@@ -1,7 +1,7 @@
 //! The node's own port: a TAP in the node's namespace through which the node reaches its pods, and
 //! through which the node's kernel routes pods' off-cluster traffic.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
@@ -64,6 +64,7 @@ pub struct HostPort {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
+    destinations: BTreeSet<Cidr>,
     /// Whether routes have other sources than the kernel was given.
     sources_changed: bool,
     changed: ChangedSettings,
@@ -85,6 +86,7 @@ impl HostPort {
             ns: ns.clone(),
             index: device.index(),
             mac: device.mac(),
+            destinations: config.destinations.iter().copied().collect(),
             config,
             sources_changed: false,
             changed: ChangedSettings::new(ns, FORWARDING),
@@ -179,24 +181,42 @@ impl HostPort {
     /// # Errors
     /// A route is refused; those before it are in force then, and [`reconcile`](Self::reconcile)
     /// tries the others again.
-    pub fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
-        let old = std::mem::replace(&mut self.config.destinations, destinations);
-        let mut netlink = Netlink::open(&self.ns)?;
-        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
-            true => HashSet::new(),
-            false => old.iter().collect(),
-        };
-        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
-            netlink.add_route(&self.route(*destination))?;
-        }
-        let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
-        for destination in old.iter().filter(|d| !stay.contains(d)) {
-            match netlink.delete_route(&self.route(*destination)) {
-                Err(error) if error.is_not_found() => {}
-                result => result?,
+    pub fn set_destinations(&mut self, destinations: BTreeSet<Cidr>) -> Result<(), HostError> {
+        let removed = self.destinations.difference(&destinations).copied().collect();
+        let added = match std::mem::take(&mut self.sources_changed) {
+            true => {
+                self.destinations.clear();
+                destinations
             }
+            false => destinations.difference(&self.destinations).copied().collect(),
+        };
+        self.change(added, removed)
+    }
+
+    /// Adds and removes single ranges that the node reaches through the switch. Ranges that are there already, or not
+    /// there, are ignored.
+    ///
+    /// # Errors
+    /// As [`set_destinations`](Self::set_destinations).
+    pub fn change_destinations(
+        &mut self,
+        mut added: BTreeSet<Cidr>,
+        mut removed: BTreeSet<Cidr>,
+    ) -> Result<(), HostError> {
+        added.retain(|range| !self.destinations.contains(range));
+        removed.retain(|range| self.destinations.contains(range));
+        self.change(added, removed)
+    }
+
+    fn change(&mut self, added: BTreeSet<Cidr>, removed: BTreeSet<Cidr>) -> Result<(), HostError> {
+        let routes =
+            |ranges: &BTreeSet<Cidr>| ranges.iter().map(|range| self.route(*range)).collect();
+        let (new, old): (Vec<Route>, Vec<Route>) = (routes(&added), routes(&removed));
+        for range in &removed {
+            self.destinations.remove(range);
         }
-        Ok(())
+        self.destinations.extend(added);
+        change_routes(&self.ns, &new, &old)
     }
 
     fn set_up(&mut self) -> Result<(), HostError> {
@@ -215,9 +235,9 @@ impl HostPort {
     fn forward(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if self.config.forward {
-            self.change("net/ipv4/ip_forward", &mut done)?;
+            self.enable("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
-                self.change("net/ipv6/conf/all/forwarding", &mut done)?;
+                self.enable("net/ipv6/conf/all/forwarding", &mut done)?;
             }
         }
         Ok(done)
@@ -225,7 +245,7 @@ impl HostPort {
 
     /// The wanted settings of the interface.
     fn settings(&self) -> InterfaceSettings {
-        let destinations = self.config.destinations.iter();
+        let destinations = self.destinations.iter();
         InterfaceSettings {
             mac: Some(self.mac),
             mtu: Some(self.config.mtu),
@@ -249,7 +269,7 @@ impl HostPort {
 
     fn has_ipv6(&self) -> bool {
         self.config.node_addresses.iter().any(IpAddr::is_ipv6)
-            || self.config.destinations.iter().any(|d| d.address().is_ipv6())
+            || self.destinations.iter().any(|d| d.address().is_ipv6())
     }
 
     fn route(&self, destination: Cidr) -> Route {
@@ -261,12 +281,31 @@ impl HostPort {
         route
     }
 
-    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+    fn enable(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
         if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
         }
         Ok(())
     }
+}
+
+/// Adds routes, and then removes others. Those that are gone already are ignored.
+///
+/// # Errors
+/// The kernel refused a route; those before it are in force.
+pub fn change_routes(ns: &NetNs, added: &[Route], removed: &[Route]) -> Result<(), HostError> {
+    if added.is_empty() && removed.is_empty() {
+        return Ok(());
+    }
+    let mut netlink = Netlink::open(ns)?;
+    added.iter().try_for_each(|route| netlink.add_route(route))?;
+    for route in removed {
+        match netlink.delete_route(route) {
+            Err(error) if error.is_not_found() => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes the node's interface from a bridge or another master interface: its packets would bypass

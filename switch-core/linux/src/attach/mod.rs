@@ -9,7 +9,7 @@ mod host_port;
 mod upkeep;
 mod veth;
 
-pub use host_port::{HostPort, HostPortConfig, release};
+pub use host_port::{HostPort, HostPortConfig, change_routes, release};
 pub use upkeep::InterfaceSettings;
 pub(crate) use upkeep::serves;
 pub use veth::{attach_veth, detach_veth, silence, switch_interface, switch_namespace};

@@ -5,6 +5,7 @@ use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::ethertype;
 
+use super::intervals::intervals;
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta};
 use super::steer::{self, Front};
@@ -155,7 +156,7 @@ impl Ends<'_> {
             return;
         }
         for (ranges, set, _) in &sets {
-            transaction.add_set(table, set, ranges, is_ipv4);
+            transaction.add_set(table, set, intervals(ranges, is_ipv4), is_ipv4);
         }
         let protocols: &[_] = match self.first_port {
             Some(port) => &[proto::TCP, proto::UDP, proto::SCTP].map(|p| Some((p, port))),

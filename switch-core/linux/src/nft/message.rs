@@ -2,13 +2,11 @@
 //! formats are those of linux/netfilter/nf_tables.h; numbers in them are big-endian.
 
 use std::io;
-use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer, NlaBuffer, NlasIterator,
 };
 use netlink_sys::{Socket, protocols};
-use podswitch_wire::cidr::Cidr;
 
 use crate::netlink::{extended_ack, open_socket};
 use crate::{Context, HostError, NetNs};
@@ -23,6 +21,7 @@ pub(super) enum Kind {
     NewRule = 6,
     NewSet = 9,
     NewElements = 12,
+    DeleteElements = 14,
     GetTable = 1,
     GetChain = 4,
     GetRule = 7,
@@ -42,6 +41,9 @@ pub(super) enum Family {
     /// One interface, before everything else.
     Netdev = 5,
 }
+
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -109,7 +111,7 @@ impl Transaction {
 
     pub(super) fn add(&mut self, kind: Kind, fill: impl FnOnce(&mut Attributes<'_>)) {
         let flags = match kind {
-            Kind::DeleteTable => NLM_F_REQUEST | NLM_F_ACK,
+            Kind::DeleteTable | Kind::DeleteElements => NLM_F_REQUEST | NLM_F_ACK,
             // Rules are stored in the order in which they were added.
             Kind::NewRule => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND,
             _ => NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE,
@@ -153,9 +155,6 @@ fn message(
     out[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
     out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
-
-/// Name and elements of a set.
-pub(super) type Set = (String, Vec<Vec<u8>>);
 
 /// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is closed.
 #[derive(Debug)]
@@ -238,9 +237,12 @@ impl Connection {
         Ok(rules.iter().filter(is_of_table).filter_map(handle).collect())
     }
 
-    /// The sets of a table with their elements, in the form in which the kernel writes them, sorted; empty if there is
-    /// no such table.
-    pub(super) fn sets(&mut self, family: Family, table: &str) -> Result<Vec<Set>, HostError> {
+    /// The sets of a table by name, with the attributes of each element; empty if there is no such table.
+    pub(super) fn sets(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Vec<(String, Vec<Vec<u8>>)>, HostError> {
         /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE; NFTA_SET_NAME and NFTA_SET_ELEM_LIST_SET; and the latter's
         /// NFTA_SET_ELEM_LIST_ELEMENTS.
         const TABLE: u16 = 1;
@@ -273,10 +275,8 @@ impl Connection {
                     elements.extend(each.map(|element| element.value().to_vec()));
                 }
             }
-            elements.sort_unstable();
             sets.push((name, elements));
         }
-        sets.sort_unstable();
         Ok(sets)
     }
 
@@ -387,32 +387,4 @@ fn check(message: &NetlinkBuffer<&[u8]>, operation: &impl Fn() -> String) -> Res
     let detail = extended_ack(message.flags(), payload.get(4..).unwrap_or_default());
     let error = io::Error::from_raw_os_error(code.saturating_neg());
     Err(HostError::new(operation(), error).with_detail(detail))
-}
-
-/// The addresses of one family in `ranges`, as sorted disjoint intervals that include both ends. Intervals of a set
-/// must not overlap.
-pub(super) fn intervals(ranges: &[Cidr], is_ipv4: bool) -> Vec<(u128, u128)> {
-    let ends = |range: &Cidr| match range.address() {
-        IpAddr::V4(a) => {
-            let first = u32::from(a);
-            let span = u32::MAX.checked_shr(range.prefix().into()).unwrap_or(0);
-            (first.into(), (first | span).into())
-        }
-        IpAddr::V6(a) => {
-            let first = u128::from(a);
-            (first, first | u128::MAX.checked_shr(range.prefix().into()).unwrap_or(0))
-        }
-    };
-    let of_family = ranges.iter().filter(|range| range.address().is_ipv4() == is_ipv4);
-    let mut sorted: Vec<(u128, u128)> = of_family.map(ends).collect();
-    sorted.sort_unstable();
-    let mut merged: Vec<(u128, u128)> = Vec::new();
-    for (first, last) in sorted {
-        match merged.last_mut() {
-            // Overlapping or adjacent.
-            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
-            _ => merged.push((first, last)),
-        }
-    }
-    merged
 }

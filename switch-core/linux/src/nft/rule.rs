@@ -1,8 +1,8 @@
 //! Rules, written as the small programs that the kernel runs: load into a register, compare, act.
 
-use podswitch_wire::cidr::Cidr;
-
-use super::message::{Attributes, Kind, Transaction, intervals};
+use super::elements::bounds;
+use super::intervals::Interval;
+use super::message::{Attributes, Kind, NFTA_DATA_VALUE, NFTA_LIST_ELEM, Transaction};
 
 /// The register that these rules use (NFT_REG_1, 16 bytes).
 pub(super) const REGISTER: u32 = 1;
@@ -10,9 +10,6 @@ pub(super) const REGISTER: u32 = 1;
 const SECOND: u32 = 2;
 /// The register of verdicts.
 const VERDICT: u32 = 0;
-
-pub(super) const NFTA_LIST_ELEM: u16 = 1;
-pub(super) const NFTA_DATA_VALUE: u16 = 1;
 
 /// A `meta` key: metadata of a packet (`NFT_META_*`).
 #[derive(Clone, Copy)]
@@ -204,47 +201,24 @@ impl Transaction {
         });
     }
 
-    /// Adds a set of address ranges of one family, and fills it.
-    pub(super) fn add_set(&mut self, table: &str, name: &str, ranges: &[Cidr], is_ipv4: bool) {
+    /// Adds a set of disjoint intervals of one family's addresses, and fills it.
+    pub(super) fn add_set(
+        &mut self,
+        table: &str,
+        name: &str,
+        intervals: impl IntoIterator<Item = Interval>,
+        is_ipv4: bool,
+    ) {
         const NFT_SET_INTERVAL: u32 = 4;
         /// The type that `nft` calls `ipv4_addr` or `ipv6_addr`.
         const TYPES: [u32; 2] = [7, 8];
-        /// Elements that fit in one attribute with its 16-bit length.
-        const CHUNK: usize = 500;
         let len = if is_ipv4 { 4 } else { 16 };
         let id = self.next_set_id();
         self.add(Kind::NewSet, |a| {
             a.text(1, table).text(2, name).number(3, NFT_SET_INTERVAL);
-            a.number(4, TYPES[usize::from(!is_ipv4)]).number(5, len as u32).number(10, id);
+            a.number(4, TYPES[usize::from(!is_ipv4)]).number(5, len).number(10, id);
         });
-        let bounds: Vec<(Vec<u8>, bool)> = intervals(ranges, is_ipv4)
-            .into_iter()
-            .flat_map(|(first, last)| {
-                let bytes = |value: u128| value.to_be_bytes()[16 - len..].to_vec();
-                let top = if is_ipv4 { u32::MAX.into() } else { u128::MAX };
-                // An interval up to the last address has no end element.
-                [Some((bytes(first), false)), (last < top).then(|| (bytes(last + 1), true))]
-            })
-            .flatten()
-            .collect();
-        for chunk in bounds.chunks(CHUNK) {
-            self.add(Kind::NewElements, |a| {
-                a.text(1, table).text(2, name).number(4, id).nest(3, |list| {
-                    chunk.iter().for_each(|(key, is_end)| element(list, key, *is_end));
-                });
-            });
-        }
+        let elements: Vec<_> = bounds(intervals, is_ipv4).collect();
+        self.fill_set(table, name, id, &elements);
     }
-}
-
-fn element(list: &mut Attributes<'_>, key: &[u8], is_end: bool) {
-    const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
-    list.nest(NFTA_LIST_ELEM, |e| {
-        if is_end {
-            e.number(3, NFT_SET_ELEM_INTERVAL_END);
-        }
-        e.nest(1, |k| {
-            k.bytes(NFTA_DATA_VALUE, key);
-        });
-    });
 }

@@ -7,17 +7,19 @@
 //! node are marked as well, so that their replies go to the switch. So are replies of a server of
 //! the node itself to a client that the switch forwarded with the client's own address (S3).
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use podswitch_wire::cidr::Cidr;
 use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::ethertype;
 
-use super::message::{Attributes, Connection, Family, Kind, Transaction};
-use super::rule::{Base, Meta, NFTA_DATA_VALUE, NFTA_LIST_ELEM, REGISTER, Rule};
-use super::{
-    Contents, NFPROTO_IPV4, NFPROTO_IPV6, NFT_TABLE_F_OWNER, interface_name, remove, replace,
-};
+use super::contents::Contents;
+use super::elements::{Element, SetChange};
+use super::intervals::Intervals;
+use super::message::{Connection, Family, Kind, Transaction};
+use super::rule::{Base, Meta, REGISTER, Rule};
+use super::{NFPROTO_IPV4, NFPROTO_IPV6, NFT_TABLE_F_OWNER, interface_name, remove, replace};
 use crate::{HostError, NetNs};
 
 /// An address, protocol and port whose packets go to the switch.
@@ -53,6 +55,14 @@ pub struct MarkingConfig {
     pub server_mark: u32,
 }
 
+impl MarkingConfig {
+    /// Whether only the elements of sets differ.
+    fn has_same_rules(&self, other: &Self) -> bool {
+        let rules = |config: &Self| (config.mark, config.mtu, config.server_mark);
+        rules(self) == rules(other) && self.host_interface == other.host_interface
+    }
+}
+
 /// Marks in force while this value lives. If the process is killed they stay, for the next run:
 /// nobody else can change the table in the meantime (NFT_TABLE_F_OWNER, Linux 5.12, with
 /// NFT_TABLE_F_PERSIST, 6.9). Before 6.9 the kernel removes the table; before 5.12 others can
@@ -60,7 +70,7 @@ pub struct MarkingConfig {
 #[derive(Debug)]
 pub struct Marking {
     connection: Connection,
-    table: String,
+    config: MarkingConfig,
     contents: Contents,
     how: How,
     stays: bool,
@@ -104,8 +114,8 @@ impl Marking {
             match &result {
                 Ok(()) => {
                     let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
-                    let table = config.table.clone();
-                    return Ok(Self { connection, table, contents, how, stays: false });
+                    let config = config.clone();
+                    return Ok(Self { connection, config, contents, how, stays: false });
                 }
                 Err(error) if is_missing(error) => {}
                 Err(_) => break,
@@ -119,14 +129,27 @@ impl Marking {
     /// # Errors
     /// As [`install`](Self::install); the rules in force stay.
     pub fn update(&mut self, config: &MarkingConfig) -> Result<(), HostError> {
-        let config = MarkingConfig { table: self.table.clone(), ..config.clone() };
+        let config = MarkingConfig { table: self.config.table.clone(), ..config.clone() };
+        if config.has_same_rules(&self.config) {
+            let changes = FAMILIES.iter().flat_map(|family| family.changes(&self.config, &config));
+            if self.contents.change(&mut self.connection, changes.collect()).is_ok() {
+                self.config = config;
+                return Ok(());
+            }
+        }
+        self.replace(config)
+    }
+
+    /// Replaces the table.
+    fn replace(&mut self, config: MarkingConfig) -> Result<(), HostError> {
         let mut transaction = Transaction::new(Family::Inet);
         // Created if absent, so that removing it cannot fail.
         replace(&mut transaction, &config.table, self.how.flags);
         marking(&mut transaction, &config, self.how);
         let what = || format!("replace nftables table {}", config.table);
         self.connection.commit(transaction, what)?;
-        self.contents = Contents::read(&mut self.connection, Family::Inet, &self.table)?;
+        self.contents = Contents::read(&mut self.connection, Family::Inet, &config.table)?;
+        self.config = config;
         Ok(())
     }
 
@@ -134,11 +157,11 @@ impl Marking {
     ///
     /// # Errors
     /// As [`install`](Self::install).
-    pub fn put_back(&mut self, config: &MarkingConfig) -> Result<bool, HostError> {
+    pub fn put_back(&mut self) -> Result<bool, HostError> {
         if self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }
-        self.update(config).map(|()| true)
+        self.replace(self.config.clone()).map(|()| true)
     }
 
     /// Leaves the marks in force when this value is dropped, for the next run. Before Linux 6.9 the
@@ -159,7 +182,7 @@ impl Drop for Marking {
             return;
         }
         // For kernels that do not do it themselves; there is no caller to report to.
-        let _ = remove(&mut self.connection, Family::Inet, &self.table);
+        let _ = remove(&mut self.connection, Family::Inet, &self.config.table);
     }
 }
 
@@ -325,10 +348,39 @@ const FAMILIES: [PerFamily; 2] = [
 
 impl PerFamily {
     fn sets(&self, transaction: &mut Transaction, config: &MarkingConfig) {
-        let sources: Vec<Cidr> = config.sources.iter().map(|a| Cidr::host(*a)).collect();
-        transaction.add_set(&config.table, self.sources, &sources, self.is_ipv4);
+        let sources = self.source_intervals(config);
+        transaction.add_set(&config.table, self.sources, sources.merged(), self.is_ipv4);
         self.sockets(transaction, &config.table, (self.fronts, &config.fronts));
         self.sockets(transaction, &config.table, (self.servers, &config.servers));
+    }
+
+    fn source_intervals(&self, config: &MarkingConfig) -> Intervals {
+        let sources: Vec<Cidr> = config.sources.iter().map(|a| Cidr::host(*a)).collect();
+        Intervals::of(&sources, self.is_ipv4)
+    }
+
+    /// The changes of this family's sets.
+    fn changes(&self, before: &MarkingConfig, now: &MarkingConfig) -> [SetChange; 3] {
+        let sources = self.source_intervals(before).change_to(&self.source_intervals(now));
+        let keys = |set: &str, before: &[Front], now: &[Front]| {
+            let (before, now) = (self.keys(before), self.keys(now));
+            SetChange {
+                set: set.to_owned(),
+                removed: before.difference(&now).cloned().collect(),
+                added: now.difference(&before).cloned().collect(),
+            }
+        };
+        [
+            SetChange::of_intervals(self.sources.to_owned(), sources, self.is_ipv4),
+            keys(self.fronts, &before.fronts, &now.fronts),
+            keys(self.servers, &before.servers, &now.servers),
+        ]
+    }
+
+    /// The elements for the addresses of this family.
+    fn keys(&self, sockets: &[Front]) -> BTreeSet<Element> {
+        let of_family = sockets.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
+        of_family.map(|front| Element::new(key(front))).collect()
     }
 
     /// Adds a set of the addresses of this family.
@@ -338,11 +390,13 @@ impl PerFamily {
         table: &str,
         (set, sockets): (&str, &[Front]),
     ) {
-        let of_family = sockets.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
-        let mut keys: Vec<Vec<u8>> = of_family.map(key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        transaction.add_keys(table, (set, self), &keys);
+        let id = transaction.next_set_id();
+        transaction.add(Kind::NewSet, |a| {
+            a.text(1, table).text(2, set).number(3, 0).number(4, self.key_type);
+            a.number(5, self.len + 8).number(10, id);
+        });
+        let keys: Vec<Element> = self.keys(sockets).into_iter().collect();
+        transaction.fill_set(table, set, id, &keys);
     }
 }
 
@@ -376,34 +430,6 @@ fn key(front: &Front) -> Vec<u8> {
     key.extend(front.port.to_be_bytes());
     key.extend([0, 0]);
     key
-}
-
-impl Transaction {
-    /// Adds a set of a family's sockets, and fills it.
-    fn add_keys(&mut self, table: &str, (name, family): (&str, &PerFamily), keys: &[Vec<u8>]) {
-        /// Elements that fit in one attribute with its 16-bit length.
-        const CHUNK: usize = 500;
-        let id = self.next_set_id();
-        self.add(Kind::NewSet, |a| {
-            a.text(1, table).text(2, name).number(3, 0).number(4, family.key_type);
-            a.number(5, family.len + 8).number(10, id);
-        });
-        for chunk in keys.chunks(CHUNK) {
-            self.add(Kind::NewElements, |a| {
-                a.text(1, table).text(2, name).number(4, id).nest(3, |list| {
-                    chunk.iter().for_each(|key| element(list, key));
-                });
-            });
-        }
-    }
-}
-
-fn element(list: &mut Attributes<'_>, key: &[u8]) {
-    list.nest(NFTA_LIST_ELEM, |e| {
-        e.nest(1, |k| {
-            k.bytes(NFTA_DATA_VALUE, key);
-        });
-    });
 }
 
 /// Keys of the `ct` expression (`NFT_CT_*`).

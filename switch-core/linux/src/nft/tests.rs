@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use netlink_packet_core::NlasIterator;
 use podswitch_testkit::privilege::is_there;
+use podswitch_wire::cidr::Cidr;
 
-use super::message::intervals;
+use super::contents::Contents;
+use super::elements::SetChange;
+use super::intervals::{Intervals, intervals};
 use super::*;
 use crate::netlink::{LinkSpec, Route};
 use crate::sysctl;
@@ -100,7 +103,7 @@ fn tables_of_an_earlier_run_are_replaced() {
     podswitch_testkit::require_privilege!();
     let ns = NetNs::anonymous().unwrap();
     // Without an owner, as on an old kernel: the table stays when the connection is closed.
-    put_masquerade(&mut Connection::open(&ns).unwrap(), &dual_stack(), false, false).unwrap();
+    Masquerade::install_without_owner(&ns, &dual_stack()).unwrap().leave_in_force().unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
     let masquerade = Masquerade::install(&ns, &dual_stack()).unwrap();
     assert_eq!(rules(&ns, Family::Inet, "podswitch").len(), 2);
@@ -108,7 +111,11 @@ fn tables_of_an_earlier_run_are_replaced() {
     assert_eq!(tables(&ns, Family::Inet), 0);
     // With an owner, closing is enough.
     let mut connection = Connection::open(&ns).unwrap();
-    put_masquerade(&mut connection, &dual_stack(), true, false).unwrap();
+    let mut transaction = Transaction::new(Family::Inet);
+    transaction.add(Kind::NewTable, |a| {
+        a.text(1, "podswitch").number(2, NFT_TABLE_F_OWNER);
+    });
+    connection.commit(transaction, || "own a table".into()).unwrap();
     assert_eq!(tables(&ns, Family::Inet), 1);
     drop(connection);
     assert_eq!(tables(&ns, Family::Inet), 0);
@@ -361,19 +368,171 @@ fn changes_by_others_are_noticed_and_restored() {
     });
     // Masquerading on a kernel where tables have no owners.
     let config = dual_stack();
-    let mut connection = Connection::open(&ns).unwrap();
-    put_masquerade(&mut connection, &config, false, false).unwrap();
-    let contents = Contents::read(&mut connection, Family::Inet, &config.table).unwrap();
-    let table = config.table.clone();
-    let mut masquerade = Masquerade { connection, table, contents, owned: false, stays: false };
-    let put_back = |masquerade: &mut Masquerade| !masquerade.put_back(&config).unwrap();
+    let mut masquerade = Masquerade::install_without_owner(&ns, &config).unwrap();
+    let put_back = |masquerade: &mut Masquerade| !masquerade.put_back().unwrap();
     changes_are_noticed(&ns, "inet podswitch", "pods4", || put_back(&mut masquerade));
     drop(masquerade);
     // On kernels with owners, nobody else can change them.
     let mut masquerade = Masquerade::install(&ns, &config).unwrap();
-    if masquerade.owned {
+    if masquerade.is_owned() {
         let refused = nft(&ns, "flush set inet podswitch pods4").unwrap();
         assert!(!refused.status.success());
     }
     assert!(put_back(&mut masquerade));
+}
+
+/// The handle of a table, which another table of the same name does not have.
+fn handle(ns: &NetNs, name: &str) -> Vec<u8> {
+    const HANDLE: u16 = 4;
+    let mut connection = Connection::open(ns).unwrap();
+    let list = connection.list(Kind::GetTable, Family::Inet, |_| {}, || "list".into()).unwrap();
+    let table = list.iter().find(|table| text(table, 1).as_deref() == Some(name)).unwrap();
+    let mut attributes = NlasIterator::new(&table[..]).flatten();
+    attributes.find(|nla| nla.kind() == HANDLE).unwrap().value().to_vec()
+}
+
+/// Everything in a table.
+fn contents(ns: &NetNs, table: &str) -> Contents {
+    Contents::read(&mut Connection::open(ns).unwrap(), Family::Inet, table).unwrap()
+}
+
+/// A deterministic sequence of changes: nested, adjacent and single ranges, of both families.
+fn range(number: u32) -> Cidr {
+    let (block, prefix) = (number % 16, [32, 24, 25, 22][number as usize % 4]);
+    match number % 3 {
+        0 => {
+            let mask = u16::MAX << (24 - prefix.min(24));
+            let third = (block as u16 & mask) as u8;
+            let last = if prefix == 32 { number as u8 } else { 0 };
+            Cidr::new([10, 9, third, last].into(), prefix).unwrap()
+        }
+        1 => Cidr::host([0xfd09, 0, 0, 0, 0, 0, 0, block as u16].into()),
+        _ => Cidr::new([0xfd09, 0, 0, block as u16, 0, 0, 0, 0].into(), 64).unwrap(),
+    }
+}
+
+#[test]
+fn single_ranges_are_changed_in_place() {
+    podswitch_testkit::require_privilege!();
+    let (ns, whole) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+    for owned in [true, false] {
+        let mut config = dual_stack();
+        let install = |ns| match owned {
+            true => Masquerade::install(ns, &dual_stack()).unwrap(),
+            false => Masquerade::install_without_owner(ns, &dual_stack()).unwrap(),
+        };
+        let mut masquerade = install(&ns);
+        let table = handle(&ns, "podswitch");
+        let mut seed = 1_u32;
+        for round in 0..200 {
+            let mut change = RangeChange::default();
+            for _ in 0..1 + round % 3 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let range = range(seed >> 8);
+                if let Some(at) = config.cluster.iter().position(|r| *r == range) {
+                    config.cluster.swap_remove(at);
+                    change.removed.push(range);
+                } else if !change.removed.contains(&range) {
+                    config.cluster.push(range);
+                    change.added.push(range);
+                }
+            }
+            change.removed.retain(|range| !config.cluster.contains(range));
+            change.added.retain(|range| config.cluster.contains(range));
+            match round % 2 {
+                0 => masquerade.change(&RangeChange::default(), &change).unwrap(),
+                _ => masquerade.update(&config).unwrap(),
+            }
+            let now = contents(&ns, "podswitch");
+            assert_eq!(handle(&ns, "podswitch"), table, "round {round}: it was replaced");
+            let other = Masquerade::install(&whole, &config).unwrap();
+            assert_eq!(now.sets, contents(&whole, "podswitch").sets, "round {round}");
+            drop(other);
+        }
+        // What others change elsewhere is no change of this table, and what they change in it is.
+        let other =
+            Masquerade::install(&ns, &MasqueradeConfig { table: "other".into(), ..dual_stack() });
+        assert!(!masquerade.put_back().unwrap());
+        drop(other);
+        // A family without pods has neither rule nor sets.
+        let of_pods = |removed: &[&str], added: &[&str]| RangeChange {
+            removed: cidrs(removed),
+            added: cidrs(added),
+        };
+        masquerade.change(&of_pods(&["10.7.0.0/24"], &[]), &RangeChange::default()).unwrap();
+        assert_eq!(contents(&ns, "podswitch").rules.len(), 1);
+        masquerade.change(&of_pods(&[], &["10.7.0.0/24"]), &RangeChange::default()).unwrap();
+        assert_eq!(contents(&ns, "podswitch").rules.len(), 2);
+    }
+}
+
+#[test]
+fn a_failed_change_in_place_replaces_the_table() {
+    podswitch_testkit::require_privilege!();
+    let ns = NetNs::anonymous().unwrap();
+    let mut masquerade = Masquerade::install_without_owner(&ns, &dual_stack()).unwrap();
+    // Somebody removes what the next change would remove.
+    let gone = Intervals::of(&cidrs(&["192.0.2.128/25"]), true);
+    let change = gone.change_to(&Intervals::default());
+    let mut connection = Connection::open(&ns).unwrap();
+    let mut theirs = contents(&ns, "podswitch");
+    theirs
+        .change(&mut connection, vec![SetChange::of_intervals("cluster4".into(), change, true)])
+        .unwrap();
+    let change =
+        RangeChange { removed: cidrs(&["192.0.2.128/25"]), added: cidrs(&["10.8.0.0/16"]) };
+    masquerade.change(&RangeChange::default(), &change).unwrap();
+    let wanted = MasqueradeConfig {
+        cluster: cidrs(&["10.7.0.0/16", "fd07::/48", "10.8.0.0/16"]),
+        ..dual_stack()
+    };
+    let whole = NetNs::anonymous().unwrap();
+    let other = Masquerade::install(&whole, &wanted).unwrap();
+    assert_eq!(contents(&ns, "podswitch").sets, contents(&whole, "podswitch").sets);
+    drop(other);
+    // Without a namespace's table at all, too.
+    Masquerade::remove(&ns, "podswitch").unwrap();
+    masquerade.update(&dual_stack()).unwrap();
+    assert!(!masquerade.put_back().unwrap());
+}
+
+#[test]
+fn marks_are_changed_in_place() {
+    podswitch_testkit::require_privilege!();
+    let (ns, whole) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
+    let config = |fronts: &[Front], servers: &[Front], sources: &[&str]| MarkingConfig {
+        table: "marks".into(),
+        host_interface: "podswitch0".into(),
+        mark: 0x0800_0000,
+        mtu: 1500,
+        sources: sources.iter().map(|a| a.parse().unwrap()).collect(),
+        fronts: fronts.to_vec(),
+        servers: servers.to_vec(),
+        server_mark: 0x1000_0000,
+    };
+    let (a, b, c) = (
+        front("192.0.2.1", 6, 30_000),
+        front("192.0.2.1", 17, 30_001),
+        front("fd00::1", 6, 30_000),
+    );
+    let mut marking = Marking::install(&ns, &config(&[a], &[], &["192.0.2.1"])).unwrap();
+    let table = handle(&ns, "marks");
+    for (fronts, servers, sources) in [
+        (&[a, b][..], &[][..], &["192.0.2.1"][..]),
+        (&[b, c], &[a, c], &["192.0.2.1", "fd00::1"]),
+        (&[], &[], &["192.0.2.2"]),
+        (&[c], &[c], &[]),
+    ] {
+        let config = config(fronts, servers, sources);
+        marking.update(&config).unwrap();
+        let now = contents(&ns, "marks");
+        assert_eq!(handle(&ns, "marks"), table, "it was replaced");
+        let other = Marking::install(&whole, &config).unwrap();
+        assert_eq!(now.sets, contents(&whole, "marks").sets);
+        drop(other);
+        assert!(!marking.put_back().unwrap());
+    }
+    // The MTU is part of the rules.
+    marking.update(&MarkingConfig { mtu: 1400, ..config(&[a], &[], &[]) }).unwrap();
+    assert_ne!(handle(&ns, "marks"), table);
 }

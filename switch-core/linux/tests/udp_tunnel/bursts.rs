@@ -173,7 +173,7 @@ fn both_ways(tunnel: &Tunnel, near: &NetNs, far: &NetNs) {
 
 #[test]
 fn to_and_from_the_kernel() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let far = kernel_pod(&underlay.far, &tunnel, true);
@@ -184,7 +184,7 @@ fn to_and_from_the_kernel() {
 
 #[test]
 fn between_two_of_our_ports() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let near = Near::new(&underlay.near, &tunnel);
@@ -195,7 +195,7 @@ fn between_two_of_our_ports() {
 
 #[test]
 fn by_frames() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS.into_iter().take(2) {
         let underlay = Underlay::new();
         let near = Near::raw(&underlay, &tunnel, false);
@@ -231,7 +231,7 @@ fn near(underlay: &Underlay, tunnel: &Tunnel, by_frames: bool) -> Near {
 
 #[test]
 fn underlay_that_segments_and_merges() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         for by_frames in [false, true] {
             let underlay = underlay_that_cuts();

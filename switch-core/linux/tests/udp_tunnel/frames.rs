@@ -449,7 +449,7 @@ fn invalid_configurations_are_refused() {
 /// other packets.
 #[test]
 fn tunnelled_gso_packets_leave_unsegmented() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     for tunnel in TUNNELS {
         let underlay = Underlay::new();
         let config = PacketConfig { tunnel: Some(tunnel.port), ..PacketConfig::default() };

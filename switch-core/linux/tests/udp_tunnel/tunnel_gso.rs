@@ -88,7 +88,7 @@ fn is_possible(test: &str) -> bool {
 
 #[test]
 fn headers_and_order_are_the_sockets() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     if !is_possible("headers_and_order_are_the_sockets") {
         return;
     }
@@ -144,7 +144,7 @@ fn headers_and_order_are_the_sockets() {
 /// not sent unsegmented, and the sockets send its segments.
 #[test]
 fn packets_with_trailing_bytes_are_sent_by_the_sockets() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     if !is_possible("packets_with_trailing_bytes_are_sent_by_the_sockets") {
         return;
     }
@@ -223,7 +223,7 @@ fn only_if_configured_and_supported() {
 /// The sockets refuse segments that do not fit the path; others pass.
 #[test]
 fn path_mtu_holds() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     if !is_possible("path_mtu_holds") {
         return;
     }
@@ -253,7 +253,7 @@ fn path_mtu_holds() {
 /// Packets that must be encrypted must not bypass the encryption.
 #[test]
 fn transformed_packets_are_sent_by_the_sockets() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     if !is_possible("transformed_packets_are_sent_by_the_sockets") {
         return;
     }
@@ -291,7 +291,7 @@ fn transformed_packets_are_sent_by_the_sockets() {
 /// unsegmented packets follow.
 #[test]
 fn routes_of_the_node_are_used() {
-    podswitch_testkit::require_privilege!();
+    podswitch_testkit::require_tap!();
     if !is_possible("routes_of_the_node_are_used") {
         return;
     }

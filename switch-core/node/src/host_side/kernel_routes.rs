@@ -92,8 +92,9 @@ impl KernelRoutes {
                 result => result?,
             }
         }
+        // Replaces the route to the same range via an earlier address.
         wanted
-            .iter()
+            .difference(&self.in_force)
             .try_for_each(|(range, address)| netlink.add_route(&Route::to(*range).via(*address)))
     }
 }

@@ -5,6 +5,7 @@ mod lost_clients;
 mod services;
 mod veth;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::{Config, PortConfig, PortRole};
@@ -13,7 +14,7 @@ use podswitch_core::id::PortId;
 use podswitch_core::port::{Device, DeviceFiles};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
-use podswitch_linux::nft::{Masquerade, MasqueradeConfig};
+use podswitch_linux::nft::{Masquerade, MasqueradeConfig, RangeChange};
 use podswitch_linux::port::tap;
 use podswitch_linux::{HostError, NetNs, Netlink};
 use podswitch_policy::service::model::{EndpointSlice, Service};
@@ -24,7 +25,7 @@ use crate::cluster::Masquerading;
 use crate::error::NodeError;
 use crate::events::{Failure, Reporter};
 use crate::options::Settings;
-use crate::ranges::Lists;
+use crate::ranges::{Lists, Ranges};
 use crate::view::View;
 use kernel_routes::KernelRoutes;
 pub(crate) use kernel_routes::RemotePods;
@@ -36,21 +37,27 @@ use veth::VethHost;
 const PORT_NAME: &str = "node";
 
 /// The parts of the state in force that the node's kernel does not have yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Behind {
-    /// Locations of pods and nodes.
+    /// All locations of pods and nodes.
     pub(crate) pods: bool,
+    /// Locations of single pods and nodes: ranges that are in other lists now.
+    pub(crate) ranges: BTreeSet<Cidr>,
+    /// Ranges or addresses of other nodes.
+    pub(crate) nodes: bool,
     /// Addresses of Services.
     pub(crate) services: bool,
 }
 
 impl Behind {
     /// Everything.
-    pub(crate) const ALL: Self = Self { pods: true, services: true };
+    pub(crate) fn all() -> Self {
+        Self { pods: true, nodes: true, services: true, ..Self::default() }
+    }
 
     /// Whether any part is missing.
-    pub(crate) fn any(self) -> bool {
-        self.pods || self.services
+    pub(crate) fn any(&self) -> bool {
+        self.pods || self.nodes || self.services || !self.ranges.is_empty()
     }
 }
 
@@ -70,13 +77,15 @@ pub(crate) struct HostSide {
     /// Replaced ports, to be detached once no state names them.
     replaced: Vec<PortId>,
     mtu: u16,
-    masquerade: Option<(Masquerade, MasqueradeConfig)>,
+    masquerade: Option<Masquerade>,
     /// Masquerading is a predecessor's, to be replaced by the next rules.
     replaces_masquerade: bool,
     services: ServiceSide,
     node_routes: KernelRoutes,
     /// Ranges and addresses of Services that are routed to the switch.
-    service_ranges: Vec<Cidr>,
+    service_ranges: BTreeSet<Cidr>,
+    /// How other nodes' pods were reached at the last update.
+    remote: Option<RemotePods>,
     /// Addresses of the node's interfaces, if pods have host ports.
     local: Vec<IpAddr>,
     reporter: Reporter,
@@ -135,7 +144,7 @@ impl HostSide {
             Masquerading::Kernel => {
                 let pods = Lists { local: local_pods, ..Lists::default() };
                 let rules = masquerade_rules(settings, &pods, RemotePods::NotOurs);
-                Some((Masquerade::install(namespace, &rules)?, rules))
+                Some(Masquerade::install(namespace, &rules)?)
             }
         };
         let services = match settings.beside_kube_proxy {
@@ -151,7 +160,8 @@ impl HostSide {
             replaces_masquerade: false,
             services,
             node_routes: KernelRoutes::new(namespace, reporter),
-            service_ranges: Vec::new(),
+            service_ranges: BTreeSet::new(),
+            remote: None,
             local: Vec::new(),
             reporter: reporter.clone(),
             side,
@@ -208,42 +218,43 @@ impl HostSide {
         &mut self,
         settings: &Settings,
         view: View<'_>,
-        pods: &Lists,
+        ranges: &Ranges,
         snapshot: &Snapshot,
         remote: RemotePods,
         behind: Behind,
     ) -> Result<(), HostError> {
-        let mut changed = behind.pods;
-        if behind.pods {
+        let is_whole = self.remote.replace(remote) != Some(remote) || behind.pods;
+        if is_whole || behind.nodes {
             self.node_routes.follow(view, remote);
         }
+        let mut changed = behind.ranges;
+        let other_services = is_whole || behind.nodes || behind.services;
         // kube-proxy translates before the route lookup.
-        if behind.any() && !settings.beside_kube_proxy {
+        if other_services && !settings.beside_kube_proxy {
             let services = services::ranges(view, snapshot);
-            changed |= services != self.service_ranges;
+            changed.extend(self.service_ranges.symmetric_difference(&services));
             self.service_ranges = services;
         }
         // If one fails, the others are still updated.
-        let routed = if changed { self.route(settings, view, pods, remote) } else { Ok(()) };
-        let steered = if behind.any() { self.services.follow(snapshot) } else { Ok(()) };
-        if self.replaces_masquerade && behind.pods {
-            let rules = masquerade_rules(settings, pods, remote);
-            self.masquerade = Some((Masquerade::install(&settings.namespace, &rules)?, rules));
-            self.replaces_masquerade = false;
-        }
-        let masqueraded = match &mut self.masquerade {
-            Some((masquerade, in_force)) if behind.pods => {
-                let rules = masquerade_rules(settings, pods, remote);
-                match rules == *in_force {
-                    true => Ok(()),
-                    false => masquerade.update(&rules).map(|()| *in_force = rules),
-                }
+        let steered = match is_whole || behind.services {
+            true => self.services.follow(snapshot),
+            false => Ok(()),
+        };
+        let (routed, masqueraded) = match is_whole {
+            true => {
+                let pods = ranges.lists();
+                let routed = self.route(settings, view, &pods, remote);
+                (routed, self.masquerade(settings, &pods, remote))
             }
-            _ => Ok(()),
+            false => {
+                let routed = self.route_changed(view, ranges, &changed, remote);
+                (routed, self.masquerade_changed(settings, ranges, &changed, remote))
+            }
         };
         routed.and(steered).and(masqueraded)
     }
 
+    /// Sets all routes to the switch.
     fn route(
         &mut self,
         settings: &Settings,
@@ -252,15 +263,12 @@ impl HostSide {
         remote: RemotePods,
     ) -> Result<(), HostError> {
         let config = view.settings();
-        let mut destinations = pods.local.clone();
+        let mut destinations: BTreeSet<Cidr> = pods.local.iter().copied().collect();
         if remote == RemotePods::BySwitch {
-            destinations.extend_from_slice(&pods.remote);
+            destinations.extend(&pods.remote);
         }
-        destinations.extend_from_slice(&self.service_ranges);
-        // If the node reaches itself through a Service, it sees the gateway as the client.
-        destinations.push(Cidr::host(config.node.gateway.ipv4.into()));
-        destinations.sort_unstable();
-        destinations.dedup();
+        destinations.extend(&self.service_ranges);
+        destinations.insert(gateway(config));
         let sources = present_addresses(settings, config)?;
         match &mut self.side {
             Side::Tap(side) => {
@@ -272,6 +280,67 @@ impl HostSide {
                 side.set_destinations(destinations)
             }
         }
+    }
+
+    /// Sets the routes of changed ranges.
+    fn route_changed(
+        &mut self,
+        view: View<'_>,
+        ranges: &Ranges,
+        changed: &BTreeSet<Cidr>,
+        remote: RemotePods,
+    ) -> Result<(), HostError> {
+        let gateway = gateway(view.settings());
+        let (added, removed) = changed.iter().copied().partition(|range| {
+            let member = ranges.member(range);
+            member.local
+                || member.remote && remote == RemotePods::BySwitch
+                || self.service_ranges.contains(range)
+                || *range == gateway
+        });
+        match &mut self.side {
+            Side::Tap(side) => side.change_destinations(added, removed),
+            Side::Veth(side) => side.change_destinations(added, removed),
+        }
+    }
+
+    /// Replaces what is masqueraded.
+    fn masquerade(
+        &mut self,
+        settings: &Settings,
+        pods: &Lists,
+        remote: RemotePods,
+    ) -> Result<(), HostError> {
+        if self.replaces_masquerade {
+            let rules = masquerade_rules(settings, pods, remote);
+            self.masquerade = Some(Masquerade::install(&settings.namespace, &rules)?);
+            self.replaces_masquerade = false;
+            return Ok(());
+        }
+        let Some(masquerade) = &mut self.masquerade else { return Ok(()) };
+        masquerade.update(&masquerade_rules(settings, pods, remote))
+    }
+
+    /// Updates what is masqueraded to changed ranges.
+    fn masquerade_changed(
+        &mut self,
+        settings: &Settings,
+        ranges: &Ranges,
+        changed: &BTreeSet<Cidr>,
+        remote: RemotePods,
+    ) -> Result<(), HostError> {
+        let Some(masquerade) = &mut self.masquerade else { return Ok(()) };
+        let change = |is_in: &dyn Fn(&Cidr) -> bool| {
+            let (added, removed) = changed.iter().copied().partition(|range| is_in(range));
+            RangeChange { added, removed }
+        };
+        let pods = change(&|range| ranges.member(range).local);
+        let cluster = change(&|range| {
+            let member = ranges.member(range);
+            let is_in = if remote == RemotePods::BySwitch { member.nodes } else { member.cluster };
+            is_in || settings.cluster_cidrs.contains(range)
+        });
+        masquerade.change(&pods, &cluster)
     }
 
     /// Restores removed settings of the node's kernel, and updates the node's addresses. The caller
@@ -297,8 +366,8 @@ impl HostSide {
         self.reporter.repaired(&object, done);
         self.reporter.repaired("node", self.services.put_back()?);
         self.reporter.repaired("node", self.node_routes.reconcile()?);
-        if let Some((masquerade, in_force)) = &mut self.masquerade
-            && masquerade.put_back(in_force)?
+        if let Some(masquerade) = &mut self.masquerade
+            && masquerade.put_back()?
         {
             let table = format!("nftables table {}", masquerade.table());
             self.reporter.repaired("node", vec![table]);
@@ -397,8 +466,8 @@ impl HostSide {
         if let Side::Tap(side) = &mut self.side {
             side.share();
         }
-        if let Some((masquerade, rules)) = &mut self.masquerade
-            && let Err(error) = masquerade.leave_in_force(rules)
+        if let Some(masquerade) = &mut self.masquerade
+            && let Err(error) = masquerade.leave_in_force()
         {
             self.reporter.failure(Failure::HostSide(error));
         }
@@ -448,6 +517,12 @@ fn is_global(address: IpAddr) -> bool {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
+}
+
+/// The gateway's IPv4 address is routed to the switch: if the node reaches itself through a Service, it sees the gateway
+/// as the client.
+fn gateway(config: &Config) -> Cidr {
+    Cidr::host(config.node.gateway.ipv4.into())
 }
 
 /// MTU of the node's interface to the switch, if there is one.

@@ -217,7 +217,7 @@ pub(crate) fn sources(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
 
 /// Service destinations for the node's own processes, except its own addresses: the Service ranges,
 /// and addresses of Services outside them that no node or pod has.
-pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> Vec<Cidr> {
+pub(super) fn ranges(view: View<'_>, snapshot: &Snapshot) -> BTreeSet<Cidr> {
     let ranges = &view.settings().service_cidrs;
     let mut outside: BTreeSet<IpAddr> = snapshot
         .services

@@ -2,11 +2,13 @@
 //! used through AF_PACKET, in the switch's. For machines whose tun device is missing or not
 //! accessible to this user; otherwise like [`podswitch_linux::attach::HostPort`].
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podswitch_core::config::Gateway;
-use podswitch_linux::attach::{HostPortConfig, InterfaceSettings, detach_veth, release};
+use podswitch_linux::attach::{
+    HostPortConfig, InterfaceSettings, change_routes, detach_veth, release,
+};
 use podswitch_linux::netlink::{Link, LinkSpec, Route};
 use podswitch_linux::port::af_packet::{PacketConfig, PacketDevice};
 use podswitch_linux::settings::{ChangedSettings, FORWARDING};
@@ -25,6 +27,7 @@ pub(super) struct VethHost {
     index: u32,
     mac: Mac,
     config: HostPortConfig,
+    destinations: BTreeSet<Cidr>,
     /// Whether the routes' source addresses differ from those in the kernel.
     sources_changed: bool,
     changed: ChangedSettings,
@@ -42,6 +45,7 @@ impl VethHost {
             switch: switch.clone(),
             index: 0,
             mac: Mac::ZERO,
+            destinations: config.destinations.iter().copied().collect(),
             config,
             sources_changed: false,
             changed: ChangedSettings::new(node, FORWARDING),
@@ -107,24 +111,41 @@ impl VethHost {
     }
 
     /// Replaces the ranges that the node reaches through the switch.
-    pub(super) fn set_destinations(&mut self, destinations: Vec<Cidr>) -> Result<(), HostError> {
-        let old = std::mem::replace(&mut self.config.destinations, destinations);
-        let mut netlink = Netlink::open(&self.node)?;
-        let known: HashSet<&Cidr> = match std::mem::take(&mut self.sources_changed) {
-            true => HashSet::new(),
-            false => old.iter().collect(),
-        };
-        for destination in self.config.destinations.iter().filter(|d| !known.contains(d)) {
-            netlink.add_route(&self.route(*destination))?;
-        }
-        let stay: HashSet<&Cidr> = self.config.destinations.iter().collect();
-        for destination in old.iter().filter(|d| !stay.contains(d)) {
-            match netlink.delete_route(&self.route(*destination)) {
-                Err(error) if error.is_not_found() => {}
-                result => result?,
+    pub(super) fn set_destinations(
+        &mut self,
+        destinations: BTreeSet<Cidr>,
+    ) -> Result<(), HostError> {
+        let removed = self.destinations.difference(&destinations).copied().collect();
+        let added = match std::mem::take(&mut self.sources_changed) {
+            true => {
+                self.destinations.clear();
+                destinations
             }
+            false => destinations.difference(&self.destinations).copied().collect(),
+        };
+        self.change(added, removed)
+    }
+
+    /// Adds and removes single ranges. Those that are there already, or not there, are ignored.
+    pub(super) fn change_destinations(
+        &mut self,
+        mut added: BTreeSet<Cidr>,
+        mut removed: BTreeSet<Cidr>,
+    ) -> Result<(), HostError> {
+        added.retain(|range| !self.destinations.contains(range));
+        removed.retain(|range| self.destinations.contains(range));
+        self.change(added, removed)
+    }
+
+    fn change(&mut self, added: BTreeSet<Cidr>, removed: BTreeSet<Cidr>) -> Result<(), HostError> {
+        let routes =
+            |ranges: &BTreeSet<Cidr>| ranges.iter().map(|range| self.route(*range)).collect();
+        let (new, old): (Vec<Route>, Vec<Route>) = (routes(&added), routes(&removed));
+        for range in &removed {
+            self.destinations.remove(range);
         }
-        Ok(())
+        self.destinations.extend(added);
+        change_routes(&self.node, &new, &old)
     }
 
     /// Restores what is missing on the node's end and in the node's kernel. Returns a description
@@ -136,20 +157,20 @@ impl VethHost {
             mtu: Some(self.config.mtu),
             addresses: Vec::new(),
             neighbours: vec![(ipv4.into(), mac), (ipv6.into(), mac)],
-            routes: self.config.destinations.iter().map(|range| self.route(*range)).collect(),
+            routes: self.destinations.iter().map(|range| self.route(*range)).collect(),
         };
         let mut done = wanted.put_back_named(&self.node, netlink, link, &self.config.name)?;
         if self.config.forward {
-            self.change("net/ipv4/ip_forward", &mut done)?;
+            self.enable("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {
-                self.change("net/ipv6/conf/all/forwarding", &mut done)?;
+                self.enable("net/ipv6/conf/all/forwarding", &mut done)?;
             }
         }
         Ok(done)
     }
 
     fn has_ipv6(&self) -> bool {
-        self.config.destinations.iter().any(|range| range.address().is_ipv6())
+        self.destinations.iter().any(|range| range.address().is_ipv6())
     }
 
     fn route(&self, destination: Cidr) -> Route {
@@ -161,7 +182,7 @@ impl VethHost {
         route
     }
 
-    fn change(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
+    fn enable(&mut self, setting: &str, done: &mut Vec<String>) -> Result<(), HostError> {
         if self.changed.set(setting, "1")? {
             done.push(format!("{setting} = 1"));
         }

@@ -10,7 +10,7 @@ use crate::error::{NodeError, PodError};
 use crate::host_side::{Behind, concerns_kernel};
 use crate::pod_name::PodName;
 use crate::pods::Wanted;
-use crate::state::{State, StateChanges};
+use crate::state::{State, StateChanges, has_same_settings};
 
 impl Node {
     /// Puts a state in force, or keeps the one in force.
@@ -25,7 +25,7 @@ impl Node {
             self.desired.pods = before;
         }
         result?;
-        self.behind = Behind::ALL;
+        self.behind = Behind::all();
         self.follow();
         Ok(self.epoch())
     }
@@ -41,17 +41,21 @@ impl Node {
             changes.iter().any(|change| matches!(change, Change::Slice(_) | Change::SliceGone(..)));
         let nodes =
             changes.iter().any(|change| matches!(change, Change::Node(_) | Change::NodeGone(_)));
+        let settings = changes.iter().any(|change| self.concerns_everything(change));
+        let uplink = self.underlay.needs_neighbours()
+            && changes.iter().any(|c| matches!(c, Change::Route(_) | Change::RouteGone(_)));
         let mut request = Request::Changes(changes);
         let result = match concerns_ports || !pods.is_empty() {
             true => self.change_pods(pods, &mut request),
             false => self.publish(&mut request).map(drop),
         };
         result?;
-        if concerns_ports {
-            self.behind = Behind::ALL;
+        if settings {
+            self.behind = Behind::all();
         }
         self.behind.services |= concerns_kernel;
-        if nodes && !concerns_ports && self.behind.pods {
+        self.behind.nodes |= uplink;
+        if nodes && !concerns_ports && self.behind.nodes {
             // Another node may need a smaller MTU, or another end of the tunnel.
             self.reconcile_ports(Vec::new(), &mut Request::none())?;
         }
@@ -97,9 +101,15 @@ impl Node {
             Change::Node(_) | Change::NodeGone(_) => !self.underlay.is_independent_of_nodes(),
             Change::Route(_) | Change::RouteGone(_) => self.underlay.needs_neighbours(),
             Change::HostPorts(..) => !self.host.has_local_addresses(),
-            Change::Settings(_) => true,
-            _ => false,
+            change => self.concerns_everything(change),
         }
+    }
+
+    /// Whether a change affects the node's own ports and everything in its kernel: the settings, except for the labels
+    /// of this node, which only policies use.
+    fn concerns_everything(&self, change: &Change) -> bool {
+        let Change::Settings(after) = change else { return false };
+        !has_same_settings(&self.desired.settings, after)
     }
 
     /// The pods to be attached.

@@ -108,7 +108,7 @@ impl Node {
         self.published = own;
         self.desired.settings = desired;
         self.ranges = Ranges::of(&self.desired.settings, self.control.objects());
-        self.behind = Behind::ALL;
+        self.behind = Behind::all();
         Ok(epoch)
     }
 
@@ -214,7 +214,10 @@ impl Node {
             self.desired.settings = settings;
         }
         let (settings, objects) = (&self.desired.settings, self.control.objects());
-        self.behind.pods |= self.ranges.follow(affected, settings, objects);
+        let followed = self.ranges.follow(affected, settings, objects);
+        self.behind.pods |= followed.is_all;
+        self.behind.nodes |= followed.nodes;
+        self.behind.ranges.extend(self.ranges.take_changes());
         Ok(Some(epoch))
     }
 

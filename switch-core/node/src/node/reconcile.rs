@@ -75,7 +75,7 @@ impl Node {
             Ok(Some(_)) => {
                 self.reported = None;
                 // Ports and their interfaces may have changed.
-                self.behind = Behind::ALL;
+                self.behind = Behind::all();
                 self.follow();
                 Ok(())
             }
@@ -170,10 +170,13 @@ impl Node {
         // too long.
         let mtu = self.underlay.mtu(self.view(request)).max(wanted.least_mtu());
         changed |= self.pods.set_mtu(mtu) | self.host.set_mtu(mtu);
+        self.behind.pods |= outdated || changed;
         changed |= self.pods.attach(&mut self.control, &wanted);
         changed |= self.with_underlay(request, |underlay, view| underlay.find_neighbours(view));
         let has_host_ports = self.view(request).has_host_ports();
-        changed |= self.host.find_addresses(&self.settings, has_host_ports);
+        let other_addresses = self.host.find_addresses(&self.settings, has_host_ports);
+        self.behind.services |= other_addresses;
+        changed |= other_addresses;
         self.is_unpublished |= changed;
         if self.is_unpublished || !request.is_none() {
             epoch = Some(self.publish(request)?);
@@ -225,12 +228,12 @@ impl Node {
         let remote = self.underlay.remote_pods();
         let request = Request::none();
         let view = request.view(&self.desired.settings, self.control.objects());
-        let pods = self.ranges.lists();
-        if let Err(error) = self.host.follow(&self.settings, view, pods, &snapshot, remote, behind)
-        {
+        let ranges = &self.ranges;
+        let result = self.host.follow(&self.settings, view, ranges, &snapshot, remote, behind);
+        if let Err(error) = result {
             self.reporter.failure(Failure::HostSide(error));
         }
         self.host.reconcile(&self.control);
-        self.underlay.claim(view, pods, &snapshot);
+        self.underlay.claim(view, ranges, &snapshot);
     }
 }

@@ -37,7 +37,7 @@ use crate::events::{Failure, Reporter};
 use crate::host_side::RemotePods;
 use crate::options::{Settings, UnderlayOptions};
 use crate::pods::{BUSY_PAUSE, BUSY_RETRIES, EBUSY};
-use crate::ranges::Lists;
+use crate::ranges::Ranges;
 use crate::view::View;
 
 /// See the module's description.
@@ -373,11 +373,11 @@ impl Underlay {
     }
 
     /// Drops in the node's stack what the switch handles on the uplink.
-    pub(crate) fn claim(&mut self, view: View<'_>, ranges: &Lists, snapshot: &Snapshot) {
+    pub(crate) fn claim(&mut self, view: View<'_>, ranges: &Ranges, snapshot: &Snapshot) {
         let (namespace, reporter) = (&self.namespace, &self.reporter);
         let Some(open) = &self.interface else { return self.claimed.remove(namespace, reporter) };
         let tunnel = self.plan.tunnel.as_ref();
-        let drops = claimed::of(view, ranges, snapshot, tunnel, open.plan.tunnel);
+        let drops = claimed::of(view, &ranges.lists(), snapshot, tunnel, open.plan.tunnel);
         self.claimed.follow(namespace, &open.plan.link, drops, reporter);
     }
 
