@@ -11,9 +11,8 @@ use std::net::Ipv6Addr;
 use podswitch_wire::parse::ethertype;
 
 use super::forward::{self, commit};
-use super::rule::Base;
+use super::rule::{Base, Meta};
 use super::{HostError, Installed, NetNs};
-use crate::nft::Meta;
 
 /// Name of the table.
 const TABLE: &str = "podswitch-loopback";
