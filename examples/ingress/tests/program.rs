@@ -245,7 +245,7 @@ spec:
     let warning = running.line("warning: ");
     assert!(
         warning
-            .contains("gateway.yaml:7: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
+            .contains("gateway.yaml:6: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
         "{warning}"
     );
     let http = running.line("HTTP at ");
