@@ -211,9 +211,8 @@ fn a_closed_output_ends_nothing() {
 #[test]
 fn gateways_of_manifests_are_served() {
     let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (endpoint("one"), endpoint("two"));
-    fs::write(folder.path().join("web.yaml"), manifests("a.test", "one", one)).unwrap();
-    fs::write(folder.path().join("two.yaml"), manifests("c.test", "two", two)).unwrap();
+    let web = manifests("a.test", "one", endpoint("one"));
+    fs::write(folder.path().join("web.yaml"), web).unwrap();
     let gateway = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
@@ -236,7 +235,7 @@ spec:
   parentRefs: [{name: door}]
   hostnames: [shop.test]
   rules:
-  - backendRefs: [{name: two, port: 80}]
+  - backendRefs: [{name: one, port: 80}]
 ";
     fs::write(folder.path().join("gateway.yaml"), gateway).unwrap();
     let logs = tempfile::tempdir().unwrap();
@@ -246,12 +245,12 @@ spec:
     let warning = running.line("warning: ");
     assert!(
         warning
-            .contains("gateway.yaml:7: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
+            .contains("gateway.yaml:6: Gateway/default/door: spec.listeners[1].port: 81 is not 80"),
         "{warning}"
     );
     let http = running.line("HTTP at ");
     running.line("ready");
-    assert_eq!(get(&http, "shop.test", "/x"), (200, "two".to_owned()));
+    assert_eq!(get(&http, "shop.test", "/x"), (200, "one".to_owned()));
     assert_eq!(get(&http, "a.test", "/x"), (200, "one".to_owned()));
     assert_eq!(get(&http, "b.test", "/x").0, 404);
     let is_named = || fs::read_to_string(&log).unwrap().contains("\"HTTPRoute/default/shop\"");
@@ -266,7 +265,7 @@ spec:
         .output()
         .unwrap();
     let text = String::from_utf8(check.stdout).unwrap();
-    assert!(text.contains("2 Ingresses, 1 HTTPRoutes, 3 routes"), "{text}");
+    assert!(text.contains("1 Ingresses, 1 HTTPRoutes, 2 routes"), "{text}");
     assert_eq!(check.status.code(), Some(1));
 }
 

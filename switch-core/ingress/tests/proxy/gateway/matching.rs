@@ -204,9 +204,9 @@ fn methods() {
         ("PATCH", "/", &[("version", "four")], 2),
     ] {
         if method == "HEAD" {
-            let port = lab.http().port();
-            let text = format!("{}Connection: close\r\n\r\n", "HEAD / HTTP/1.1\r\nHost: a\r\n");
-            let status = crate::gateway::head(SocketAddr::new(SAME.parse().unwrap(), port), &text);
+            let address = SocketAddr::new(SAME.parse().unwrap(), lab.http().port());
+            let text = "HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+            let status = head(address, text);
             assert_eq!(status, expected);
         } else {
             check(&lab, SAME, Ask(method, "", path, fields), expected);
