@@ -14,13 +14,11 @@ mod run_dir;
 mod source;
 mod web;
 
-use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
-use podswitch_kubernetes::Record;
 use podswitch_linux::handover::{Channel, Listener};
 use podswitch_linux::{NetNs, sysctl, userns};
 use podswitch_node::cni::Agent;
@@ -46,6 +44,7 @@ use handover::SharedFiles;
 pub(crate) use holding::HOLD_FOR;
 use holding::{HoldFlags, Holding};
 use outputs::OutputFlags;
+use report::Logged;
 use run_dir::Busy;
 pub(crate) use run_dir::RunDir;
 use source::SourceFlags;
@@ -458,21 +457,6 @@ struct Serving<'a> {
     listener: Option<Listener>,
     run_dir: &'a mut Option<RunDir>,
     holding: Holding,
-}
-
-/// Records that have been logged, to log each only once.
-#[derive(Default)]
-struct Logged(HashSet<String>);
-
-impl Logged {
-    /// Logs the records that the previous state did not have.
-    fn log_new(&mut self, records: &[Record]) {
-        records
-            .iter()
-            .filter(|record| !self.0.contains(&record.to_string()))
-            .for_each(report::record);
-        self.0 = records.iter().map(ToString::to_string).collect();
-    }
 }
 
 impl Serving<'_> {

@@ -1,5 +1,6 @@
 //! Log events of a running switch.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -179,7 +180,7 @@ fn call(call: &AnsweredCall) {
 }
 
 /// Logs a record about an object of the state.
-pub(super) fn record(record: &Record) {
+fn record(record: &Record) {
     let Named { kind, namespace, name } = Named::of(record.object.as_str());
     let (field, reason) = (present(&record.field), &record.reason);
     let file = record.origin.as_ref().map(ToString::to_string);
@@ -197,6 +198,18 @@ pub(super) fn record(record: &Record) {
         tracing::warn!(target: "state", kind, namespace, name, field, reason, action, file, "{object}: {effect}");
     } else {
         tracing::info!(target: "state", kind, namespace, name, field, reason, action, file, "{object}: {effect}");
+    }
+}
+
+/// Records that have been logged, to log each only once.
+#[derive(Default)]
+pub(super) struct Logged(HashSet<String>);
+
+impl Logged {
+    /// Logs the records that the previous state did not have.
+    pub(super) fn log_new(&mut self, records: &[Record]) {
+        records.iter().filter(|record| !self.0.contains(&record.to_string())).for_each(record);
+        self.0 = records.iter().map(ToString::to_string).collect();
     }
 }
 

@@ -101,7 +101,7 @@ fn copies_are_complete_while_connections_come_and_go() {
     };
     let pinned = |n: u16| {
         let original = key(n);
-        let to = addresses(1 + usize::from(n % 3 == 0))[usize::from(n % 2)];
+        let to = addresses(1 + usize::from(n.is_multiple_of(3)))[usize::from(n % 2)];
         let reply = FlowKey::new(to, original.src_addr(), proto::UDP, 8080, original.src_port);
         Pinned { reply: reply.unwrap(), ..Pinned::new(original, PortId(0)) }
     };
