@@ -52,7 +52,7 @@ impl Node {
         self.underlay.forget_inherited();
         self.control.leave_devices_in_force(false);
         let adopted = self.host.adopt(&self.settings, &self.desired.settings);
-        self.behind = Behind::ALL;
+        self.behind = Behind::all();
         self.follow();
         self.host.reconcile(&self.control);
         self.deliver_events();
