@@ -149,7 +149,7 @@ impl Node {
         }
         self.control.hold_workers(false);
         let adopted = self.adopt();
-        self.hold_devices(true);
+        self.follow_holder(true);
         adopted
     }
 

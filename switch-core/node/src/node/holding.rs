@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Node;
-use super::ownership::Ownership;
-use crate::events::{Event, Failure};
+use podswitch_core::control::ControlPlane;
+
+use crate::events::{Event, Failure, Reporter};
 use crate::hold::{HoldError, HolderLink};
 
 /// The node's side of it.
@@ -23,6 +23,11 @@ impl Holding {
         Self { is_unknown: has_held, ..Self::default() }
     }
 
+    /// With this holder, or the next one that listens in `run_dir`.
+    pub(super) fn new(link: Option<HolderLink>, run_dir: PathBuf) -> Self {
+        Self { link, is_unknown: false, run_dir: Some(run_dir) }
+    }
+
     /// Whether devices outlive this process.
     pub(super) fn is_held(&self) -> bool {
         self.link.is_some() || self.is_unknown
@@ -39,48 +44,29 @@ impl Holding {
             link.end();
         }
     }
-}
-
-impl Node {
-    /// Has a holder keep the devices from now on. Files of an earlier run that no device has taken are closed, here and
-    /// there: pods have been attached again. Frames that waited in the devices are received now. If the holder ends, the next one that listens in `run_dir` is used.
-    pub fn hold(&mut self, link: Option<HolderLink>, run_dir: impl Into<PathBuf>) {
-        self.close_inherited();
-        self.control.hold_workers(false);
-        self.holding = Holding { link, run_dir: Some(run_dir.into()), is_unknown: false };
-        self.hold_devices(true);
-        self.deliver_events();
-    }
 
     /// Tells the holder which devices there are. `looks`: for another holder, if there is none.
-    pub(super) fn hold_devices(&mut self, looks: bool) {
-        // The holder serves one switch: the one that forwards.
-        if self.ownership != Ownership::Own {
-            return;
-        }
-        let Holding { link, run_dir, .. } = &mut self.holding;
+    pub(super) fn follow(&mut self, control: &ControlPlane, reporter: &Reporter, looks: bool) {
+        let Self { link, run_dir, .. } = self;
         if let (None, Some(path), true) = (&link, &run_dir, looks) {
             match HolderLink::connect(path) {
                 Ok((found, _)) => {
                     *link = Some(found);
-                    self.reporter.event(Event::Held);
+                    reporter.event(Event::Held);
                 }
                 // None listens.
                 Err(HoldError::Io(_)) => {}
                 Err(error) => {
                     // It would keep this thread waiting again and again.
                     *run_dir = None;
-                    self.reporter.failure(Failure::NotHeld(error.to_string()));
+                    reporter.failure(Failure::NotHeld(error.to_string()));
                 }
             }
         }
         let Some(held) = link else { return };
-        if let Err(error) = held.follow(&self.control) {
+        if let Err(error) = held.follow(control) {
             *link = None;
-            self.reporter.failure(match error {
-                HoldError::Ended => Failure::NotHeld("the holder has ended".to_owned()),
-                error => Failure::NotHeld(error.to_string()),
-            });
+            reporter.failure(Failure::NotHeld(error.to_string()));
         }
     }
 }

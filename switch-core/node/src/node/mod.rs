@@ -7,6 +7,7 @@
 mod changes;
 mod counts;
 mod handover;
+mod hold;
 mod holding;
 mod ownership;
 mod publish;

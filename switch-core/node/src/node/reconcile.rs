@@ -37,7 +37,7 @@ impl Node {
         if has_changed || sweep {
             self.put_back_host()?;
         }
-        self.hold_devices(sweep);
+        self.follow_holder(sweep);
         if let Some(kept) = &mut self.kept {
             kept.poll(&self.control, now);
             if kept.gives_up_pods(now) {
