@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::super::records::{Records, Subject};
 use super::super::rules::valid_host;
+use super::common::{Fault, condition};
 use super::listeners::Gateway;
 use super::rules::Made;
-use super::{Fault, condition};
 use crate::gateway::{Rank, intersection};
 use crate::gateway_api::{GROUP, HttpRouteSpec, ParentRef};
 use crate::objects::{Name, Objects, Stored};

@@ -10,7 +10,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::super::backend::Backends;
 use super::super::records::{Records, Subject};
 use super::super::rules::{MAX_PATTERN, key, without_service};
-use super::Fault;
+use super::common::Fault;
 use super::filters::{self, field_name, timeout};
 use super::grants::{Grants, Reference};
 use crate::annotations::quote;
