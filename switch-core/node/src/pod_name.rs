@@ -30,6 +30,11 @@ impl PodName {
         format!("{namespace}/{name}").parse()
     }
 
+    /// The pod that the node's own resolver is to the switch.
+    pub(crate) fn resolver() -> Self {
+        Self::unchecked("kube-system/podswitch-resolver")
+    }
+
     /// Without a check, for names of objects that the Kubernetes store has checked.
     pub(crate) fn unchecked(name: &str) -> Self {
         Self(name.into())

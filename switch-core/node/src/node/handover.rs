@@ -12,7 +12,7 @@ use crate::error::NodeError;
 use crate::events::Failure;
 use crate::handover::{HandoverError, PER_CONNECTION, Predecessor, SILENCE, Successor, is_shared};
 use crate::host_side::Behind;
-use crate::resolver;
+use crate::pod_name::PodName;
 
 /// Time between two looks at whether the workers have finished their packets.
 const LOOK: Duration = Duration::from_micros(50);
@@ -86,7 +86,7 @@ impl Node {
         }
         let mut files = self.control.device_files();
         // The successor's own resolver has a namespace of its own.
-        let resolver = resolver::pod().ok().and_then(|pod| self.pods.port(&pod));
+        let resolver = self.pods.port(&PodName::resolver());
         for own in resolver.map(|port| self.control.device_files_of(port)).unwrap_or_default() {
             files.retain(|file| file.key != own.key);
         }

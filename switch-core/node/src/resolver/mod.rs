@@ -30,7 +30,7 @@ use crate::attachment::PodAttachment;
 use crate::error::NodeError;
 use crate::handle::NodeCaller;
 pub use crate::metrics::{Count, ResolverCounters};
-use crate::pod_name::{PodName, PodNameError};
+use crate::pod_name::PodName;
 use server::{Listeners, Server};
 use trouble::SharedTrouble;
 
@@ -40,15 +40,6 @@ pub const RESOLVER_ADDRESSES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 53, 53)),
     IpAddr::V6(Ipv6Addr::new(0xfd70, 0x6f64, 0x7377, 0, 0, 0, 0, 0x53)),
 ];
-
-/// Namespace and name of the pod that it is to the switch.
-const NAME: (&str, &str) = ("kube-system", "podswitch-resolver");
-
-/// The pod that it is to the switch.
-pub(crate) fn pod() -> Result<PodName, PodNameError> {
-    let (namespace, name) = NAME;
-    PodName::new(namespace, name)
-}
 
 /// Options of the resolver.
 #[derive(Clone, Debug, Default)]
@@ -79,8 +70,7 @@ impl Resolver {
     /// # Errors
     /// Its namespace cannot be made or attached, its sockets cannot be opened, or its thread cannot be started.
     pub fn start(node: NodeCaller, options: ResolverOptions) -> Result<Self, NodeError> {
-        let pod = pod()
-            .map_err(|error| NodeError::Option { option: "resolver", reason: error.to_string() })?;
+        let pod = PodName::resolver();
         let place = NetNs::anonymous()?;
         // The thread that opens the sockets need not have the privilege for low ports.
         sysctl::set(&place, "net/ipv4/ip_unprivileged_port_start", "53")?;
