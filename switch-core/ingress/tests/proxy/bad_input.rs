@@ -1,7 +1,7 @@
 //! Requests that are malformed, ambiguous, too large or too slow: answered by the right status,
 //! counted, and never passed on.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use serde_json::json;

@@ -6,8 +6,10 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::upstreams::{MAX_SERVERS, PORT};
-
+/// The servers' port.
+pub(super) const PORT: u16 = 53;
+/// Most servers of a zone.
+pub(super) const MAX_SERVERS: usize = 15;
 /// Largest file, in bytes.
 const MAX_SIZE: u64 = 64 << 10;
 

@@ -8,11 +8,8 @@ use std::path::PathBuf;
 
 use podswitch_dns::Name;
 
-use super::resolv_conf::ResolvConfs;
+use super::resolv_conf::{MAX_SERVERS, PORT, ResolvConfs};
 
-pub(super) const PORT: u16 = 53;
-/// Most servers of a zone.
-pub(super) const MAX_SERVERS: usize = 15;
 /// The root in wire form.
 pub(super) const ROOT: &[u8] = &[0];
 

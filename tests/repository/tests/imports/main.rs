@@ -48,6 +48,7 @@ const CRATES: [(&str, &str, &[&str]); 15] = [
             "kubernetes",
             "kubernetes-api",
             "node",
+            "ingress",
         ],
     ),
 ];

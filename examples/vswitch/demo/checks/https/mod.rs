@@ -22,9 +22,8 @@ use crate::demo::report::Report;
 use crate::demo::servers::Servers;
 use crate::demo::sockets::{self, Outcome};
 use crate::demo::world::{Family, HTTP_PORT, NODE_ADDRESSES, SEGMENT, World};
-use client::{Client, Page};
+use client::{CERTIFICATE, Client, HOST, Page};
 
-pub(super) const HOST: &str = "shop.demo.test";
 const HTTPS: u16 = 443;
 /// Requests without a cookie; each backend gets every other one.
 const MANY: usize = 8;
@@ -37,9 +36,7 @@ const BALANCED: Family = Family {
     v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10),
 };
 
-/// The certificate of the host, signed by its own key, valid until 2120. Both are here for everybody
-/// to read: they are of no use but in this demo.
-pub(super) const CERTIFICATE: &str = include_str!("shop.demo.test.crt");
+/// The key of the certificate. Both are here for everybody to read: they are of no use but in this demo.
 const KEY: &str = include_str!("shop.demo.test.key");
 
 /// See the module's description.
