@@ -16,6 +16,7 @@ impl Moment {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "people mean the time of day")]
 pub(super) fn moment(text: &str) -> Result<Moment, String> {
     read(text, SystemTime::now()).ok_or_else(|| {
         "a time of day (14:03 or 14:03:20, UTC), a date and time (2026-11-30T14:03:00Z) or a duration before now \

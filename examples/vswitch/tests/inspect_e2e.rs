@@ -75,7 +75,7 @@ impl Switch {
                  targetRef: {{kind: Pod, namespace: a, name: y}}}}]\n"
             )
         };
-        let services = [service("api", "10.96.0.7", PORT), service("shut", "10.96.0.8", SHUT)];
+        let services = [service("api", "10.96.0.7", PORT), service("off", "10.96.0.8", SHUT)];
         let services = services.concat();
         let state = [head(), veth_pod("x", 2, x), veth_pod("y", 3, y), policy, services].concat();
         let folder = Folder::new();
@@ -350,7 +350,7 @@ fn an_operator_asks() {
             .contains("allow")
     );
     // Through a Service: the backend's policies decide.
-    let (status, out, _) = switch.ask("trace", &["--from", "a/x", "--to", "service/a/shut:80"]);
+    let (status, out, _) = switch.ask("trace", &["--from", "a/x", "--to", "service/a/off:80"]);
     assert_eq!(status, Some(1), "{out}");
     assert!(out.contains(&format!("backend: {Y}:{SHUT}")), "{out}");
     assert!(out.contains("ingress of Pod/a/y: deny, isolated by NetworkPolicy/a/only"), "{out}");

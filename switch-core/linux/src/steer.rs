@@ -256,7 +256,9 @@ pub fn forget(ns: &NetNs) -> Result<(), HostError> {
 struct Loopback {
     /// `None`: what is installed stays.
     ns: Option<NetNs>,
-    installed: Option<Installed>,
+    /// With the index of the interface: before Linux 6.16 the rules end with it, without a trace in
+    /// the generation of nf_tables.
+    installed: Option<(u32, Installed)>,
     /// The kernel cannot, so it is not tried again.
     is_missing: bool,
     failure: Option<HostError>,
@@ -277,16 +279,18 @@ impl Loopback {
             }
             return Ok(false);
         }
+        // It is being made again.
+        let Some(link) = Netlink::open(ns)?.find_link(&config.interface)? else { return Ok(false) };
         let had = self.installed.is_some();
         let is_intact = match &mut self.installed {
-            Some(installed) => installed.is_intact()?,
+            Some((index, installed)) => *index == link.index && installed.is_intact()?,
             None => self.is_missing,
         };
         if is_intact {
             return Ok(false);
         }
         match loopback::deliver(ns, &config.interface) {
-            Ok(installed) => self.installed = Some(installed),
+            Ok(installed) => self.installed = Some((link.index, installed)),
             Err(error) if had => return Err(error),
             // Everything else is served without it.
             Err(error) => (self.is_missing, self.failure) = (true, Some(error)),
