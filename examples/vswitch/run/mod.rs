@@ -297,6 +297,7 @@ fn serve_node(args: &Args, json: bool) -> Done {
     };
     let listener = run_dir_path.and_then(handover::listen);
     dns.follow(&node);
+    source.add_left_out(&&node);
     events.ready(epoch, &*source);
     let (events, listener) = (&events, &listener);
     let mut serving = Serving {
@@ -380,7 +381,8 @@ impl Logged {
     fn log_new(&mut self, records: &[Record]) {
         records
             .iter()
-            .filter(|record| !self.0.contains(&record.to_string()))
+            // The node reports what it left out as an event, and that is logged.
+            .filter(|record| !record.by_switch && !self.0.contains(&record.to_string()))
             .for_each(report::record);
         self.0 = records.iter().map(ToString::to_string).collect();
     }
