@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podswitch_benches::memory::resident;
-use podswitch_core::control::{ControlPlane, Options, Pinning};
+use podswitch_core::control::{ControlPlane, LeftOut, Options, Pinning};
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::Kind;
 use podswitch_kubernetes_api::{ApiOptions, ApiSource};
@@ -167,6 +167,13 @@ impl StateSink for Sink {
                 control.wait(epoch, Duration::from_secs(60))?;
                 Ok(epoch)
             }
+        }
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        match self {
+            Self::Node(node) => node.left_out(),
+            Self::Control(control) => control.left_out(),
         }
     }
 }

@@ -344,6 +344,7 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     };
     let listener = run_dir_path.and_then(handover::listen);
     dns.follow(&node);
+    source.add_left_out(&&node);
     events.ready(epoch, &*source);
     let events = &events;
     let mut serving = Serving {

@@ -208,7 +208,10 @@ pub(super) struct Logged(HashSet<String>);
 impl Logged {
     /// Logs the records that the previous state did not have.
     pub(super) fn log_new(&mut self, records: &[Record]) {
-        records.iter().filter(|record| !self.0.contains(&record.to_string())).for_each(record);
+        records
+            .iter() // The node reports what it left out as an event, and that is logged.
+            .filter(|record| !record.by_switch && !self.0.contains(&record.to_string()))
+            .for_each(record);
         self.0 = records.iter().map(ToString::to_string).collect();
     }
 }

@@ -376,6 +376,7 @@ fn refusal(source: Option<Source>, object: &str, field: String, reason: String) 
         reason,
         action: Action::LeftOut,
         refused: true,
+        by_switch: false,
     }
 }
 

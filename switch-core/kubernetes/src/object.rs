@@ -160,6 +160,7 @@ pub(crate) fn find_item(
                 reason: reason.to_owned(),
                 action: Action::LeftOut,
                 refused: true,
+                by_switch: false,
             }));
         }
     };

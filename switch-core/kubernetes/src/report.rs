@@ -5,6 +5,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+use podswitch_core::config::ConfigError;
+use podswitch_core::control::{Cause, Effect, LeftOut};
 use podswitch_core::id::Cookie;
 
 /// Where an object was read.
@@ -96,6 +99,9 @@ pub struct Record {
     /// disables security or attachment, probably by mistake. A valid object that another one
     /// replaces does not make a check fail.
     pub refused: bool,
+    /// The switch left the object out when it applied the state, for a reason that only it detects,
+    /// such as a conflict with the node's own addresses.
+    pub by_switch: bool,
 }
 
 impl Record {
@@ -108,7 +114,46 @@ impl Record {
             reason: reason.into(),
             action: Action::None,
             refused: false,
+            by_switch: false,
         }
+    }
+
+    /// The record of an object that the switch left out.
+    fn by_switch(left_out: &LeftOut) -> Self {
+        let ConfigError { object, field, reason } = &left_out.error;
+        let action = match left_out.effect {
+            Effect::LastVersion => Action::KeptLastGood,
+            Effect::Isolated => Action::Closed,
+            Effect::OneFrontend => Action::FieldLeftOut,
+            _ => Action::LeftOut,
+        };
+        Self {
+            origin: None,
+            object: shown(object),
+            field: field.clone(),
+            reason: reason.clone(),
+            action,
+            // What it depends on may arrive later.
+            refused: left_out.cause != Cause::Missing,
+            by_switch: true,
+        }
+    }
+
+    /// Replaces the records of objects that only the switch left out. Objects that are left out or
+    /// closed according to `records` already, and therefore in the switch as well, are not repeated.
+    pub fn set_left_out(records: &mut Vec<Self>, left_out: &[LeftOut]) {
+        records.retain(|record| !record.by_switch);
+        if left_out.is_empty() {
+            return;
+        }
+        let as_written = |action| matches!(action, Action::None | Action::FieldLeftOut);
+        let known: HashSet<Cookie> = records
+            .iter()
+            .filter(|record| !as_written(record.action))
+            .map(|record| record.object.clone())
+            .collect();
+        let new = left_out.iter().map(Self::by_switch);
+        records.extend(new.filter(|record| !known.contains(&record.object)));
     }
 
     /// The record that this node has no Node object.
@@ -176,7 +221,7 @@ pub struct Counts {
 impl Counts {
     /// Counts records; objects with several records count once.
     pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let (mut counts, mut seen) = (Self::default(), hashbrown::HashSet::new());
+        let (mut counts, mut seen) = (Self::default(), HashSet::new());
         for record in records {
             *(if record.refused { &mut counts.refused } else { &mut counts.notes }) += 1;
             let count = match record.action {
@@ -303,6 +348,7 @@ impl Finding {
             reason: self.reason.clone(),
             action,
             refused: fails,
+            by_switch: false,
         }
     }
 }

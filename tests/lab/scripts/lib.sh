@@ -5,6 +5,8 @@ LAB=${LAB:-k8slab}                       # prefix of the names of network namesp
 NODES=${NODES:-2}
 UNDERLAY=${UNDERLAY:-172.30.0}           # /24 between the control plane (.1) and the nodes (.11, .12, ...)
 PODS=${PODS:-10.244.0.0/16}; SERVICES=${SERVICES:-10.96.0.0/16}
+FAMILIES=${FAMILIES:-1}                  # 2: IPv6, too
+UNDERLAY6=${UNDERLAY6:-fd28:0:0:1}; PODS6=${PODS6:-fd00:244::/56}; SERVICES6=${SERVICES6:-fd00:96::/112}
 R=${RUN:-$PREFIX/run}                    # state, logs and pids of a running lab
 CP=$LAB-cp
 CGROUPS="cpu cpuacct cpuset memory devices freezer blkio pids systemd"

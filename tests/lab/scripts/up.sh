@@ -4,6 +4,7 @@
 #   NODES=2        number of nodes        CNI=bridge     bridge: the standard plugins; none: nodes wait for your configuration
 #   MODE=cri       no Kubernetes at all: only the nodes' containerd (drive it with bin/cri inside nodex); podCIDRs 10.244.N.0/24
 #   CNI_DIR=DIR    folder with more plugin binaries, copied into each node's plugin folder (wrapped so that calls are logged)
+#   FAMILIES=2     nodes, pods and Services have IPv6 addresses, too
 #   IMAGES=FILE... archives of further images for the nodes
 set -e
 . "$(dirname "$0")/lib.sh"
@@ -20,6 +21,13 @@ else
   API_V=; KCM_V=; KUBELET_V=; KUBELET_Y='containerRuntimeEndpoint: "unix:///run/containerd/containerd.sock"
 failCgroupV1: false'
 fi
+
+# two families: an alpha feature of 1.20
+if [ "$FAMILIES" = 2 ]; then
+  PODS=$PODS,$PODS6; SERVICES_ALL=$SERVICES,$SERVICES6; MASK="--node-cidr-mask-size-ipv4=24 --node-cidr-mask-size-ipv6=64"
+  [ "$VER" = 1.20.2 ] && { G=$G,IPv6DualStack=true; API_V="--storage-media-type=application/json --feature-gates=$G"
+    KCM_V="--feature-gates=$G --pod-eviction-timeout=30s"; KUBELET_V="$KUBELET_V --feature-gates=IPv6DualStack=true"; }
+else SERVICES_ALL=$SERVICES; MASK=--node-cidr-mask-size=24; fi
 
 # --- certificates, tokens, kubeconfigs
 C=$R/certs; mkdir -p "$C"; cd "$C"
@@ -52,12 +60,14 @@ for n in $(seq "$NODES"); do mkdir -p "$R/n$n"; user "$R/n$n/kubeconfig" "system
 # --- underlay: a bridge in the control plane's namespace, a veth to each node
 ip netns add "$CP"; ip -n "$CP" link set lo up
 ip -n "$CP" link add ul0 type bridge; ip -n "$CP" addr add "$UNDERLAY.1/24" dev ul0; ip -n "$CP" link set ul0 up
+[ "$FAMILIES" = 2 ] && ip -n "$CP" addr add "$UNDERLAY6::1/64" dev ul0 nodad
 for n in $(seq "$NODES"); do
   ip netns add "$LAB-n$n"; ip -n "$LAB-n$n" link set lo up
   ip -n "$CP" link add "ul$n" type veth peer name eth0 netns "$LAB-n$n"
   ip -n "$CP" link set "ul$n" master ul0 up
   ip -n "$LAB-n$n" addr add "$UNDERLAY.1$n/24" dev eth0; ip -n "$LAB-n$n" link set eth0 up
   ip -n "$LAB-n$n" route add default via "$UNDERLAY.1"
+  [ "$FAMILIES" = 2 ] && { ip -n "$LAB-n$n" addr add "$UNDERLAY6::1$n/64" dev eth0 nodad; ip -n "$LAB-n$n" route add default via "$UNDERLAY6::1"; }
   ip netns exec "$LAB-n$n" sysctl -qw net.ipv4.ip_forward=1
 done
 
@@ -70,13 +80,13 @@ bg etcd "$E" --name lab --data-dir "$R/etcd" --listen-client-urls http://127.0.0
 T1=$(now)
 bg apiserver "$B/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address="$UNDERLAY.1" --secure-port=6443 \
   --tls-cert-file=api.crt --tls-private-key-file=api.key --client-ca-file=ca.crt --token-auth-file=tokens.csv --authorization-mode=Node,RBAC \
-  --service-cluster-ip-range="$SERVICES" --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=sa.pub \
+  --service-cluster-ip-range="$SERVICES_ALL" --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=sa.pub \
   --service-account-signing-key-file=sa.key --kubelet-client-certificate=kc.crt --kubelet-client-key=kc.key --kubelet-preferred-address-types=InternalIP --allow-privileged=true \
   $API_V ${API_EXTRA:-}
 for i in $(seq 600); do [ "$(kc get --raw /readyz 2>/dev/null)" = ok ] && break; sleep 0.1; done
 echo "API server ready after $(since "$T1")"
-bg kcm "$B/kube-controller-manager" --kubeconfig="$R/kcm.kubeconfig" --leader-elect=false --allocate-node-cidrs=true --cluster-cidr="$PODS" --node-cidr-mask-size=24 \
-  --service-cluster-ip-range="$SERVICES" --service-account-private-key-file=sa.key --root-ca-file=ca.crt \
+bg kcm "$B/kube-controller-manager" --kubeconfig="$R/kcm.kubeconfig" --leader-elect=false --allocate-node-cidrs=true --cluster-cidr="$PODS" $MASK \
+  --service-cluster-ip-range="$SERVICES_ALL" --service-account-private-key-file=sa.key --root-ca-file=ca.crt \
   --node-monitor-grace-period=20s $KCM_V ${KCM_EXTRA:-}
 bg sched "$B/kube-scheduler" --kubeconfig="$R/sched.kubeconfig" --leader-elect=false
 fi
@@ -146,7 +156,7 @@ Y
   # starts the node (again): joins the cgroups, then enters the network namespace, then the others;
   # --kill-child: when the recorded process ends, all of the node's end
   cat > "$S/start.sh" <<W
-export S="$S" PREFIX="$PREFIX" NODE=n$n NODE_IP=$UNDERLAY.1$n CGROUPS="$CGROUPS" MODE=$MODE IMAGES="${IMAGES:-}" KUBELET_EXTRA="$KUBELET_V ${KUBELET_EXTRA:-}"
+export S="$S" PREFIX="$PREFIX" NODE=n$n NODE_IP=$UNDERLAY.1$n$([ "$FAMILIES" = 2 ] && echo ",$UNDERLAY6::1$n") CGROUPS="$CGROUPS" MODE=$MODE IMAGES="${IMAGES:-}" KUBELET_EXTRA="$KUBELET_V ${KUBELET_EXTRA:-}"
 for g in \$(grep '/$LAB-n$n\$' "$R/cgroups"); do echo \$\$ > \$g/cgroup.procs; done
 exec ip netns exec "$LAB-n$n" unshare -m -u -i -p -C -f --kill-child bash "$HERE/files/node.sh"
 W

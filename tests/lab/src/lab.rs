@@ -64,6 +64,9 @@ pub enum Mode {
     Runtime,
 }
 
+/// The variable of `up.sh` for IPv6 beside IPv4.
+pub const TWO_FAMILIES: (&str, &str) = ("FAMILIES", "2");
+
 /// A running cluster. It is stopped when this is dropped.
 pub struct Lab {
     parts: Parts,
@@ -74,11 +77,24 @@ pub struct Lab {
     run: PathBuf,
     pub nodes: usize,
     mode: Mode,
+    /// Nodes, pods and Services have IPv6 addresses, too.
+    has_ipv6: bool,
 }
 
 impl Lab {
     /// Starts it, without a pod network. `images` are archives for all nodes.
     pub fn up(parts: &Parts, mode: Mode, nodes: usize, images: &[PathBuf]) -> Result<Self> {
+        Self::up_with(parts, mode, nodes, images, &[])
+    }
+
+    /// With more variables for `up.sh`.
+    pub fn up_with(
+        parts: &Parts,
+        mode: Mode,
+        nodes: usize,
+        images: &[PathBuf],
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let id = std::process::id();
         let lab = Self {
             parts: parts.clone(),
@@ -87,10 +103,11 @@ impl Lab {
             run: parts.folder.join(format!("run-{id}")),
             nodes,
             mode,
+            has_ipv6: variables.contains(&TWO_FAMILIES),
         };
         let images: Vec<_> = images.iter().map(|path| path.to_string_lossy()).collect();
         let mut command = lab.script("up.sh");
-        command.env("CNI", "none").env("IMAGES", images.join(" "));
+        command.env("CNI", "none").env("IMAGES", images.join(" ")).envs(variables.iter().copied());
         command.env("MODE", if mode == Mode::Runtime { "cri" } else { "kube" });
         let output = command.output().map_err(|error| error.to_string())?;
         print!("{}", String::from_utf8_lossy(&output.stdout));
@@ -153,6 +170,11 @@ impl Lab {
         self.bash(&format!("nodex {node} {line}"))
     }
 
+    /// A file that `tests/lab/setup` installed.
+    pub fn part(&self, path: &str) -> PathBuf {
+        self.parts.folder.join(path)
+    }
+
     /// State and logs of the lab.
     pub fn run_folder(&self) -> &Path {
         &self.run
@@ -171,6 +193,17 @@ impl Lab {
     pub fn node_address(&self, node: usize) -> IpAddr {
         let [a, b, c] = self.underlay;
         Ipv4Addr::new(a, b, c, 10 + node as u8).into()
+    }
+
+    /// Its addresses of all families.
+    pub fn node_addresses(&self, node: usize) -> Vec<IpAddr> {
+        let ipv6 = format!("fd28:0:0:1::1{node}").parse().ok().filter(|_| self.has_ipv6);
+        [self.node_address(node)].into_iter().chain(ipv6).collect()
+    }
+
+    /// The number of address families.
+    pub fn families(&self) -> usize {
+        1 + usize::from(self.has_ipv6)
     }
 
     pub fn api_server(&self) -> String {
@@ -242,6 +275,9 @@ impl Lab {
             let kubeconfig = self.run.join("agent.kubeconfig");
             command.args(["--kubernetes", "--kubeconfig"]).arg(kubeconfig);
             command.arg("--service-cidr=10.96.0.0/16");
+            if self.has_ipv6 {
+                command.arg("--service-cidr=fd00:96::/112");
+            }
         }
         command.args(more).stdin(Stdio::null()).stdout(file).stderr(errors);
         let child = command.spawn().map_err(|error| error.to_string())?;
@@ -270,24 +306,51 @@ impl Lab {
         })
     }
 
-    /// The running pods that a label selects: name, address, number of the node.
+    /// The running pods that a label selects: name, first address, number of the node.
     pub fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<(String, IpAddr, usize)>> {
+        let pods = self.pods_with_addresses(namespace, selector)?;
+        Ok(pods.into_iter().map(|(name, addresses, node)| (name, addresses[0], node)).collect())
+    }
+
+    /// The same with the addresses of all families, at least one.
+    pub fn pods_with_addresses(
+        &self,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<Vec<(String, Vec<IpAddr>, usize)>> {
         let list = self.get(&format!("pods -n {namespace} -l {selector}"))?;
         let pod = |pod: &Value| {
             let is_running = pod["status"]["phase"] == "Running"
                 && pod["metadata"]["deletionTimestamp"].is_null();
-            let address = pod["status"]["podIP"].as_str()?.parse().ok().filter(|_| is_running)?;
+            let addresses = pod["status"]["podIPs"].as_array().filter(|_| is_running)?;
+            let addresses = addresses.iter().filter_map(|it| it["ip"].as_str()?.parse().ok());
+            let addresses: Vec<IpAddr> = addresses.collect();
             let node = pod["spec"]["nodeName"].as_str()?.trim_start_matches('n').parse().ok()?;
-            Some((pod["metadata"]["name"].as_str()?.to_owned(), address, node))
+            let name = pod["metadata"]["name"].as_str()?.to_owned();
+            (!addresses.is_empty()).then_some((name, addresses, node))
         };
         Ok(list["items"].as_array().into_iter().flatten().filter_map(pod).collect())
     }
 
-    /// The address of a Service.
+    /// The first address of a Service.
     pub fn service(&self, namespace: &str, name: &str, port: u16) -> Result<SocketAddr> {
+        Ok(self.service_addresses(namespace, name, port)?[0])
+    }
+
+    /// The addresses of a Service, at least one.
+    pub fn service_addresses(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>> {
         let service = self.get(&format!("service -n {namespace} {name}"))?;
-        let address = service["spec"]["clusterIP"].as_str().and_then(|a| a.parse().ok());
-        address.map(|address| SocketAddr::new(address, port)).ok_or_else(|| "no address".to_owned())
+        let all = service["spec"]["clusterIPs"].as_array().cloned().unwrap_or_default();
+        let all: Vec<SocketAddr> = all
+            .iter()
+            .filter_map(|address| Some(SocketAddr::new(address.as_str()?.parse().ok()?, port)))
+            .collect();
+        if all.is_empty() { Err(format!("no address: {service}")) } else { Ok(all) }
     }
 }
 
@@ -343,16 +406,20 @@ impl Agent {
         })
     }
 
-    /// Ends it with a signal (`KILL`, `TERM`) and waits for its end.
-    pub fn end(mut self, signal: &str) -> Result {
+    /// Its process id, as this process sees it.
+    pub fn pid(&self) -> Result<String> {
         // nsenter waits for the program, which is its child.
         let parent = self.child.id();
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
         let children = children.map_err(|error| error.to_string())?;
-        let Some(pid) = children.split_whitespace().next() else {
-            return Err("it has ended already".to_owned());
-        };
-        let sent = Command::new("kill").args([&format!("-{signal}"), pid]).status();
+        let pid = children.split_whitespace().next().ok_or("it has ended already")?;
+        Ok(pid.to_owned())
+    }
+
+    /// Ends it with a signal (`KILL`, `TERM`) and waits for its end.
+    pub fn end(mut self, signal: &str) -> Result {
+        let pid = self.pid()?;
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
         sent.map_err(|error| error.to_string())?;
         self.child.wait().map(drop).map_err(|error| error.to_string())
     }

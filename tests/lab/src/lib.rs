@@ -12,11 +12,13 @@ mod checks;
 mod client;
 mod lab;
 mod load;
+mod proxy;
 
 pub use checks::{Checks, eventually};
 pub use client::Client;
-pub use lab::{Agent, Lab, Mode, Parts};
+pub use lab::{Agent, Lab, Mode, Parts, TWO_FAMILIES};
 pub use load::Load;
+pub use proxy::ApiProxy;
 
 /// The result of a check or a helper; the error is the reason for the failure.
 pub type Result<T = ()> = std::result::Result<T, String>;

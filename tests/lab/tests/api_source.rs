@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use podswitch_core::control::{Change, ControlPlane, Options};
+use podswitch_core::control::{Change, ControlPlane, LeftOut, Options};
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes_api::{ApiOptions, ApiSource};
 use podswitch_lab::{Checks, Lab, Mode, Parts, Result};
@@ -53,6 +53,10 @@ impl StateSink for Sink {
             }
         }
         Ok(self.control.update_lenient(changes.objects)?.epoch)
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        self.control.left_out()
     }
 }
 

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 const TEST: &str = "the_chart_on_a_cluster";
 const SOON: Duration = Duration::from_secs(90);
+/// Not the default: everything must follow the value.
+const RUN_DIR: &str = "/run/lab-podswitch";
 
 /// Kubernetes 1.20 has no surge of DaemonSets and no ValidatingAdmissionPolicy.
 fn values(lab: &Lab, workers: usize) -> Value {
@@ -27,7 +29,7 @@ fn values(lab: &Lab, workers: usize) -> Value {
             // With the host's process ids, for runtimes that name namespaces by process id.
             "processNamespaces": std::env::var_os("LAB_PROCESS_NAMESPACES").is_some(),
         },
-        "agent": {"updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
+        "agent": {"runDir": RUN_DIR, "updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
         "admissionPolicy": {"enabled": false},
         "uninstall": {"nodes": lab.nodes},
     })
@@ -210,6 +212,9 @@ fn uninstall(lab: &Lab, objects: &str, job: &str) -> Result {
         if !conflist(node)? {
             return Err(format!("n{node} has no configuration to remove"));
         }
+        if !lab.on_node(node, &format!("ls -A {RUN_DIR}"))?.contains("leases") {
+            return Err(format!("n{node} has no {RUN_DIR} to empty"));
+        }
     }
     lab.delete(objects)?;
     lab.apply(job)?;
@@ -220,7 +225,7 @@ fn uninstall(lab: &Lab, objects: &str, job: &str) -> Result {
         if conflist(node)? {
             return Err(format!("n{node} still has its configuration"));
         }
-        let left = lab.on_node(node, "ls -A /run/podswitch /sys/class/net")?;
+        let left = lab.on_node(node, &format!("ls -A {RUN_DIR} /sys/class/net"))?;
         if left.contains("leases") || left.contains("podswitch0") {
             return Err(format!("n{node} still has {left}"));
         }

@@ -1,11 +1,13 @@
-//! Two nodes under a real API server, scheduler, controllers, kubelet and container runtime.
+//! Two nodes with IPv4 and IPv6 under a real API server, scheduler, controllers, kubelet and container runtime.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_lab::{Agent, Checks, Client, Lab, Load, Mode, Parts, Result, eventually};
+use podswitch_lab::{
+    Agent, Checks, Client, Lab, Load, Mode, Parts, Result, TWO_FAMILIES, eventually,
+};
 use podswitch_wire::cidr::Cidr;
 
 const NODE_PORT: u16 = 30_080;
@@ -61,6 +63,7 @@ kind: Service
 metadata: {name: web, namespace: demo}
 spec:
   type: NodePort
+  ipFamilyPolicy: PreferDualStack
   selector: {app: web}
   ports: [{name: http, port: 80, targetPort: http, nodePort: 30080}]
 "#;
@@ -94,45 +97,57 @@ impl Cluster {
         pods.iter().map(|(_, address, node)| self.lab.pod(*node, *address)).collect()
     }
 
-    fn service(&self) -> Result<SocketAddr> {
-        self.lab.service("demo", "web", 80)
+    /// All addresses of the servers, with the servers' names.
+    fn servers(&self) -> Result<Vec<(String, SocketAddr)>> {
+        let pods = self.lab.pods_with_addresses("demo", "app=web")?;
+        let each = pods.into_iter().flat_map(|(name, addresses, _)| {
+            addresses.into_iter().map(move |it| (name.clone(), SocketAddr::new(it, 8080)))
+        });
+        Ok(each.collect())
     }
 
     fn node_port(&self, node: usize) -> SocketAddr {
         SocketAddr::new(self.lab.node_address(node), NODE_PORT)
     }
 
-    /// All clients of the Service, with the address that each uses.
+    /// All clients of the Service, with each address that they use.
     fn users(&self) -> Result<Vec<(Client, SocketAddr)>> {
-        let mut users = Vec::new();
-        for client in self.clients()? {
-            users.push((client, self.service()?));
+        let service = self.lab.service_addresses("demo", "web", 80)?;
+        if service.len() != self.lab.families() {
+            return Err(format!("the Service has {service:?}"));
         }
+        let mut inside = self.clients()?;
+        let mut users = Vec::new();
         for node in 1..=self.lab.nodes {
-            users.push((self.lab.node(node)?, self.service()?));
-            users.push((self.lab.outside()?, self.node_port(node)));
+            inside.push(self.lab.node(node)?);
+            for address in self.lab.node_addresses(node) {
+                users.push((self.lab.outside()?, SocketAddr::new(address, NODE_PORT)));
+            }
+        }
+        for client in inside {
+            users.extend(service.iter().map(|address| (client.clone(), *address)));
         }
         Ok(users)
     }
 
     fn pods_are_of_their_nodes(&self) -> Result {
-        let web = self.web()?;
-        let addresses: BTreeSet<IpAddr> = web.iter().map(|(_, address, _)| *address).collect();
-        if web.len() != 6 || addresses.len() != 6 {
+        let web = self.lab.pods_with_addresses("demo", "app=web")?;
+        let addresses: BTreeSet<IpAddr> = web.iter().flat_map(|(_, all, _)| all.clone()).collect();
+        if web.len() != 6 || addresses.len() != 6 * self.lab.families() {
             return Err(format!("{web:?}"));
         }
         let nodes: BTreeSet<usize> = web.iter().map(|(.., node)| *node).collect();
         if nodes.len() != 2 {
             return Err(format!("all on one node: {web:?}"));
         }
-        for (_, address, node) in &web {
-            let range = self.lab.get(&format!("node n{node}"))?["spec"]["podCIDR"]
-                .as_str()
-                .unwrap_or("")
-                .to_owned();
-            let range: Cidr = range.parse().map_err(|error| format!("{range:?}: {error}"))?;
-            if !range.contains(*address) {
-                return Err(format!("{address} of n{node} is not in its podCIDR"));
+        for (_, addresses, node) in &web {
+            let ranges = self.lab.get(&format!("node n{node}"))?["spec"]["podCIDRs"].clone();
+            let ranges = ranges.as_array().into_iter().flatten();
+            let ranges: Vec<Cidr> = ranges.filter_map(|it| it.as_str()?.parse().ok()).collect();
+            for address in addresses {
+                if !ranges.iter().any(|range| range.contains(*address)) {
+                    return Err(format!("{address} of n{node} is not in its {ranges:?}"));
+                }
             }
         }
         Ok(())
@@ -142,9 +157,9 @@ impl Cluster {
     fn pods_are_reached(&self) -> Result {
         let mut from = self.clients()?;
         from.extend([self.lab.node(1)?, self.lab.node(2)?]);
-        for (name, address, _) in self.web()? {
+        for (name, address) in self.servers()? {
             for client in &from {
-                let body = client.get(SocketAddr::new(address, 8080))?;
+                let body = client.get(address)?;
                 if body != name {
                     return Err(format!("{} reached {body}, not {name}", client.name));
                 }
@@ -170,17 +185,23 @@ impl Cluster {
     /// The switch applies the change at once, but the API server and its watch need some time.
     fn policy_closes(&self, from: &str, allowed: bool) -> Result {
         self.lab.apply(&policy(from))?;
-        let clients = self.clients()?;
-        for (_, address, _) in self.web()? {
-            let address = SocketAddr::new(address, 8080);
-            for client in &clients {
+        let (clients, servers) = (self.clients()?, self.servers()?);
+        let pairs =
+            clients.iter().flat_map(|client| servers.iter().map(move |(_, to)| (client, *to)));
+        // All at once: a denied connection ends only by its timeout.
+        thread::scope(|scope| {
+            let check = |(client, address): (&Client, SocketAddr)| {
                 eventually(Duration::from_secs(10), || match allowed {
                     true => client.get(address).map(drop),
                     false => client.is_closed(address),
-                })?;
-            }
-        }
-        Ok(())
+                })
+            };
+            let checks: Vec<_> = pairs.map(|pair| scope.spawn(move || check(pair))).collect();
+            let joined = checks
+                .into_iter()
+                .map(|it| it.join().unwrap_or_else(|_| Err("it panicked".into())));
+            joined.collect()
+        })
     }
 
     /// kubelet's probes continue: pods stay ready and are not restarted.
@@ -390,7 +411,7 @@ impl Cluster {
 #[test]
 fn a_cluster_of_two_nodes() {
     let Some(parts) = Parts::find("a_cluster_of_two_nodes") else { return };
-    let lab = Lab::up(&parts, Mode::Kubernetes, 2, &[]).expect("a cluster");
+    let lab = Lab::up_with(&parts, Mode::Kubernetes, 2, &[], &[TWO_FAMILIES]).expect("a cluster");
     lab.give_credentials().expect("credentials");
     let mut checks = Checks::default();
     let mut agents = Vec::new();

@@ -42,6 +42,7 @@ impl Records {
             reason,
             action,
             refused,
+            by_switch: false,
         });
     }
 

@@ -79,5 +79,6 @@ fn refusal(secret: &Cookie, reason: String) -> Record {
         reason,
         action: Action::LeftOut,
         refused: true,
+        by_switch: false,
     }
 }

@@ -2,7 +2,7 @@
 //! `default/kubernetes`, and the server of the kubeconfig or of the pod's environment. Our own
 //! ClusterIP is never the only choice, because it works only while the switch does.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 8 << 20;
 /// The DNS name that every API server's certificate contains: that of its own Service.
 const SERVER_NAME: &str = "kubernetes.default.svc";
-/// Folder of a pod's credentials.
-const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Where credentials and the servers come from.
 #[derive(Clone, Debug, Default)]
@@ -292,11 +290,9 @@ fn authority_file(file: &Kubeconfig) -> Option<PathBuf> {
 
 /// A pod's credentials, for an environment that names no server.
 fn account_config(access: &Access) -> Option<Config> {
-    let account = Path::new(ACCOUNT);
     let endpoint = access.endpoints.iter().find_map(endpoint_uri);
     let uri = access.servers.first().cloned().or(endpoint)?;
-    let mut config = Config::new(uri);
-    config.root_cert_file = Some(account.join("ca.crt"));
-    config.auth_info.token_file = Some(account.join("token").to_str()?.to_owned());
-    account.join("token").exists().then_some(config)
+    let mut config = Config::incluster_dns().ok()?;
+    config.cluster_url = uri;
+    Some(config)
 }

@@ -366,11 +366,12 @@ impl ApiSource {
     }
 
     /// Collects the records at a limited rate, and sends Events for them.
-    fn collect_records(&mut self, now: Instant) {
+    fn collect_records(&mut self, now: Instant, node: &dyn StateSink) {
         if !self.records_due || now < self.records_at {
             return;
         }
         self.records = self.store.records();
+        self.add_left_out(node);
         let (events, more) = self.reports.news(&self.records, &|pod| self.view.knows(pod));
         (self.records_due, self.records_at) = (more, now + RECORDS_INTERVAL);
         events.into_iter().for_each(|event| self.agent.event(event));
@@ -474,7 +475,7 @@ impl Source for ApiSource {
             Ok(Followed::Unchanged)
         };
         self.saved.flush();
-        self.collect_records(now);
+        self.collect_records(now, node);
         if let Some(patch) = self.own.patch(now) {
             self.agent.node(patch);
         }
@@ -499,6 +500,10 @@ impl Source for ApiSource {
 
     fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    fn add_left_out(&mut self, node: &dyn StateSink) {
+        Record::set_left_out(&mut self.records, &node.left_out());
     }
 
     fn object_changes(&self) -> ObjectChanges {

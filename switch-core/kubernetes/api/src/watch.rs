@@ -317,18 +317,32 @@ impl Follower {
         while let Some(bytes) = next_bytes(&mut body, WATCH_SILENCE).await? {
             self.feed.shared.answered();
             let mut batch = Batch::new(self.kind);
-            for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-                if line.len() + part.len() > MAX_LINE {
-                    return Err(RequestError::Protocol("a line is too long".into()).into());
-                }
-                line.extend_from_slice(part);
-                if part.last() == Some(&b'\n') {
-                    self.take_line(&line, seen, &mut batch).await?;
-                    line.clear();
-                }
-            }
+            let taken = self.take_bytes(&bytes, &mut line, seen, &mut batch).await;
+            // Also what precedes an error: the next watch begins after it.
             if !batch.send(&self.feed).await {
                 return Err(End::Closed);
+            }
+            taken?;
+        }
+        Ok(())
+    }
+
+    /// Processes the next bytes of a watch. `line`: the incomplete line before them.
+    async fn take_bytes(
+        &self,
+        bytes: &[u8],
+        line: &mut Vec<u8>,
+        seen: &mut String,
+        batch: &mut Batch,
+    ) -> Result<(), End> {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if line.len() + part.len() > MAX_LINE {
+                return Err(RequestError::Protocol("a line is too long".into()).into());
+            }
+            line.extend_from_slice(part);
+            if part.last() == Some(&b'\n') {
+                self.take_line(line, seen, batch).await?;
+                line.clear();
             }
         }
         Ok(())

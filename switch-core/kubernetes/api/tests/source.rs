@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use podswitch_core::control::{Change, ControlPlane};
+use podswitch_core::control::{Change, ControlPlane, LeftOut};
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::Kind;
 use podswitch_kubernetes_api::{ApiOptions, ApiSource};
-use podswitch_kubernetes_api_testkit::{ApiServer, World, eventually, kubeconfig};
+use podswitch_kubernetes_api_testkit::{
+    ApiServer, Certificate, World, eventually, kubeconfig, kubeconfig_tls,
+};
 use podswitch_node::cni::ViewError;
 use podswitch_node::source::{Followed, Source, StateSink};
 use podswitch_node::{
@@ -71,6 +73,10 @@ impl StateSink for Sink {
         }
         self.updates += 1;
         Ok(self.control.update_lenient(changes.objects)?.epoch)
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        self.control.left_out()
     }
 }
 
@@ -295,6 +301,45 @@ fn a_watch_resumes_after_a_disconnect_and_lists_again_after_410() {
 }
 
 #[test]
+fn a_bookmark_spares_a_list() {
+    let rig = Rig::new();
+    let (mut source, mut sink) = rig.started();
+    let pods = |rig: &Rig, watches: bool| {
+        let requests = rig.world.requests().into_iter().map(|request| request.target);
+        let of_pods = requests.filter(|target| target.starts_with("/api/v1/pods"));
+        of_pods.filter(|target| target.contains("watch=1") == watches).collect::<Vec<_>>()
+    };
+    // No pod changes: only bookmarks tell the watch of pods the new version.
+    rig.world.put(Kind::Namespace, json!({ "metadata": { "name": "other" } }));
+    let other = rig.world.get(Kind::Namespace, "other").expect("it is there");
+    let version = |text: &str| text.parse::<u64>().expect("a version");
+    let new = version(other["metadata"]["resourceVersion"].as_str().expect("it has one"));
+    eventually("a watch of pods from the new version", || {
+        rig.server().cut();
+        std::thread::sleep(Duration::from_millis(600));
+        source.follow(&mut sink, false).expect("a good state");
+        let last = pods(&rig, true).pop().expect("a watch");
+        last.rsplit_once("resourceVersion=").is_some_and(|(_, text)| version(text) >= new)
+    });
+    rig.world.forget(new);
+    rig.server().cut();
+    rig.world.put(Kind::Pod, pod("after", "n1", "10.244.1.3"));
+    follow(&mut source, &mut sink, "after the cut", |sink| sink.has("Pod/default/after"));
+    assert_eq!(pods(&rig, false).len(), 1, "the history before is not needed");
+}
+
+#[test]
+fn an_event_directly_before_an_error_is_not_lost() {
+    let rig = Rig::new();
+    let (mut source, mut sink) = rig.started();
+    rig.world.fail_watch(500);
+    rig.world.put(Kind::Pod, pod("before", "n1", "10.244.1.3"));
+    follow(&mut source, &mut sink, "before the error", |sink| sink.has("Pod/default/before"));
+    rig.world.put(Kind::Pod, pod("after", "n1", "10.244.1.4"));
+    follow(&mut source, &mut sink, "after the error", |sink| sink.has("Pod/default/after"));
+}
+
+#[test]
 fn a_start_without_an_api_server_loads_the_last_good_state_and_follows_when_one_returns() {
     let mut rig = Rig::new();
     rig.world.put(Kind::NetworkPolicy, policy("peers", &json!({ "podSelector": {} })));
@@ -388,6 +433,43 @@ fn a_replaced_token_is_read_again() {
 }
 
 #[test]
+fn a_replaced_authority_and_token_are_read_again() {
+    let mut rig = Rig::new();
+    rig.stop_server();
+    let (first, second) = (Certificate::default(), Certificate::default());
+    let (authority, token) = (rig.folder.path().join("ca.crt"), rig.folder.path().join("token"));
+    std::fs::write(&authority, first.pem()).expect("it can be written");
+    std::fs::write(&token, "first").expect("it can be written");
+    rig.world.set_token(Some("first"));
+    let server = ApiServer::start_tls(rig.world.clone(), first);
+    let file = rig.folder.path().join("kubeconfig");
+    kubeconfig_tls(&file, &server.url(), Some(&token), &authority);
+    let (mut source, mut sink) = rig.started();
+    // The server is given both first, as when an administrator rotates them in the wrong order.
+    server.set_certificate(second.clone());
+    rig.world.set_token(Some("second"));
+    server.cut();
+    rig.world.put(Kind::Pod, pod("untrusted", "n1", "10.244.1.3"));
+    eventually("the certificate is refused", || {
+        source.follow(&mut sink, false).expect("a good state");
+        source.stale_for() > Duration::ZERO
+    });
+    assert!(!sink.has("Pod/default/untrusted") && sink.has("Pod/default/here"));
+    // kube reads both files each minute. After a refusal they are read at once, before this test
+    // times out.
+    std::fs::write(&authority, second.pem()).expect("it can be written");
+    std::fs::write(&token, "second").expect("it can be written");
+    rig.world.put(Kind::Pod, pod("after", "n1", "10.244.1.4"));
+    follow(&mut source, &mut sink, "with the new ones", |sink| {
+        sink.has("Pod/default/after") && sink.has("Pod/default/untrusted")
+    });
+    eventually("it is up to date", || {
+        source.follow(&mut sink, false).expect("a good state");
+        source.stale_for() == Duration::ZERO
+    });
+}
+
+#[test]
 fn a_bad_object_is_left_out_with_an_event_and_blocks_no_other() {
     let rig = Rig::new();
     let (mut source, mut sink) = rig.started();
@@ -433,6 +515,57 @@ fn a_bad_object_is_left_out_with_an_event_and_blocks_no_other() {
         source.follow(&mut sink, false).expect("a good state");
         source.counts().closed == 0
     });
+}
+
+#[test]
+fn what_only_the_switch_leaves_out_has_an_event_and_is_counted() {
+    let rig = Rig::new();
+    let balanced = |name: &str| {
+        json!({
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": { "type": "LoadBalancer", "clusterIP": "None", "ports": [{ "port": 80 }] },
+            "status": { "loadBalancer": { "ingress": [{ "ip": "203.0.113.9" }] } },
+        })
+    };
+    let address = |last: u8| json!(format!("10.96.0.{last}"));
+    let (mut first, mut second) = (balanced("first"), balanced("second"));
+    (first["spec"]["clusterIP"], second["spec"]["clusterIP"]) = (address(1), address(2));
+    rig.world.put(Kind::Service, first);
+    rig.world.put(Kind::Service, second);
+    // The switch leaves this one out as well, because it was given as refused.
+    rig.world.put(Kind::NetworkPolicy, policy("bad", &json!({ "ipBlock": { "cidr": 7 } })));
+    let (mut source, mut sink) = rig.started();
+    let named = |source: &ApiSource, name: &str| {
+        let records = source.records().iter().filter(|record| record.object.as_str() == name);
+        records.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    source.add_left_out(&sink);
+    assert_eq!(named(&source, "Service/default/second").len(), 1, "with the first state");
+    assert_eq!(named(&source, "NetworkPolicy/default/bad").len(), 1, "not once more");
+    let events = || {
+        let requests = rig.world.requests();
+        let events =
+            requests.into_iter().filter(|r| r.method == "POST" && r.target.ends_with("/events"));
+        events.map(|request| request.body).collect::<Vec<_>>()
+    };
+    eventually("two Events, and counts", || {
+        source.follow(&mut sink, false).expect("a good state");
+        let counts = source.counts();
+        events().len() >= 2 && (counts.closed, counts.fields_left_out) == (1, 1)
+    });
+    let of_second = |event: &Value| event["involvedObject"]["name"] == "second";
+    let event = events().into_iter().find(of_second).expect("an Event of it");
+    assert_eq!(event["involvedObject"]["uid"], "uid-default/second");
+    assert_eq!((&event["reason"], &event["type"]), (&json!("FieldLeftOut"), &json!("Warning")));
+    let text = event["message"].as_str().unwrap_or_default();
+    assert!(text.contains("203.0.113.9") && text.contains("default/first"), "{text}");
+    // What it conflicts with is gone.
+    rig.world.delete(Kind::Service, "default/first");
+    eventually("nothing is left out", || {
+        source.follow(&mut sink, false).expect("a good state");
+        source.counts().fields_left_out == 0
+    });
+    assert_eq!(events().len(), 2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The crate from its callers' view: manifests in, configuration or records out.
 
+mod by_switch;
 mod changes;
 mod closed;
 mod cluster_policies;

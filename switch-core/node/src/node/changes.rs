@@ -139,7 +139,7 @@ impl Node {
             self.pods.detach(&mut self.control, vec![pod.clone()]);
             return Err(error);
         }
-        if let Some(error) = self.left_out(pod) {
+        if let Some(error) = self.why_left_out(pod) {
             self.withdraw_pods(vec![pod.clone()])?;
             return Err(NodeError::Pod { pod: pod.clone(), error });
         }
@@ -160,7 +160,7 @@ impl Node {
     }
 
     /// Why the state in force is without a pod that was just published, or without its host ports.
-    fn left_out(&self, pod: &PodName) -> Option<PodError> {
+    fn why_left_out(&self, pod: &PodName) -> Option<PodError> {
         if !self.settings.lenient {
             return None;
         }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use podswitch_core::control::{Change, ControlPlane, Options, Published as Outcome};
+use podswitch_core::control::{Change, ControlPlane, LeftOut, Options, Published as Outcome};
 use podswitch_core::id::{Epoch, PortId};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_core::time::{Clock, Instant};
@@ -363,6 +363,13 @@ impl Node {
     /// The state in force, as the workers see it.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.control.snapshot()
+    }
+
+    /// All objects that are not in force as written, with the reasons
+    /// ([`NodeOptions::lenient`](crate::NodeOptions::lenient)). The cost is proportional to their
+    /// number.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        self.control.left_out()
     }
 
     /// The epoch of the state in force.

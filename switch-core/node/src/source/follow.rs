@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use podswitch_core::control::LeftOut;
 use podswitch_core::id::Epoch;
 use podswitch_kubernetes::{Action, Counts, ObjectChanges, Record};
 
@@ -26,6 +27,7 @@ use crate::state::{State, StateChanges};
 /// // `None`: the wait was stopped.
 /// let Some(state) = source.first_state(&mut |_| true)? else { return Ok(()) };
 /// let mut node = Node::start(NodeOptions::new("node-1"), state)?;
+/// source.add_left_out(&node);
 /// loop {
 ///     if let Followed::Applied(epoch) = source.follow(&mut node, false)? {
 ///         println!("epoch {epoch}, {} objects are left out", source.counts().left_out);
@@ -62,8 +64,12 @@ pub trait Source: fmt::Debug {
         None
     }
 
-    /// Records about the objects of the last state.
+    /// Records about the objects of the last state, including those that only the switch left out.
     fn records(&self) -> &[Record];
+
+    /// Adds to the records what `node` left out of the state in force. [`follow`](Self::follow) does
+    /// this after each change; a caller does it after [`Node::start`], for the first state.
+    fn add_left_out(&mut self, node: &dyn StateSink);
 
     /// How many objects the last [`Followed::Applied`] added, changed and removed. Zero for a
     /// source that does not count.
@@ -109,6 +115,9 @@ pub trait StateSink {
     /// # Errors
     /// As [`Node::update_state`].
     fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError>;
+
+    /// As [`Node::left_out`].
+    fn left_out(&self) -> Vec<LeftOut>;
 }
 
 impl StateSink for Node {
@@ -119,6 +128,10 @@ impl StateSink for Node {
     fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
         Node::update_state(self, changes)
     }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        Node::left_out(self)
+    }
 }
 
 impl StateSink for &NodeHandle {
@@ -128,6 +141,11 @@ impl StateSink for &NodeHandle {
 
     fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
         NodeHandle::update_state(self, changes)
+    }
+
+    fn left_out(&self) -> Vec<LeftOut> {
+        // After the end of the node's thread nothing is in force; its failure is reported by `stop`.
+        self.with(|node| node.left_out()).unwrap_or_default()
     }
 }
 

@@ -102,6 +102,7 @@ impl ManifestSource {
         self.behind = applied.is_err();
         let epoch = applied?;
         self.changes = self.store.take_object_changes();
+        self.add_left_out(node);
         Ok(epoch)
     }
 
@@ -170,6 +171,10 @@ impl Source for ManifestSource {
 
     fn records(&self) -> &[Record] {
         &self.records
+    }
+
+    fn add_left_out(&mut self, node: &dyn StateSink) {
+        Record::set_left_out(&mut self.records, &node.left_out());
     }
 
     fn object_changes(&self) -> ObjectChanges {

@@ -1,7 +1,6 @@
 //! HTTP/1.1 and the API paths, as far as podswitch's clients use them.
 
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
-use std::net::TcpStream;
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -11,10 +10,8 @@ use serde_json::{Value, json};
 use crate::world::{Next, Request, World};
 
 /// Serves one connection until it is closed.
-pub(crate) fn serve(stream: &TcpStream, world: &World, stop: &AtomicBool) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let (mut reader, mut writer) =
-        (BufReader::new(stream), BufWriter::with_capacity(1 << 16, stream));
+pub(crate) fn serve(stream: impl Read + Write, world: &World, stop: &AtomicBool) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
@@ -41,6 +38,8 @@ pub(crate) fn serve(stream: &TcpStream, world: &World, stop: &AtomicBool) -> io:
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let request = Request { method: method.to_owned(), target: target.to_owned(), body };
         world.note(request.clone());
+        // A client sends nothing before it has the response.
+        let mut writer = BufWriter::with_capacity(1 << 16, reader.get_mut());
         if !world.is_allowed(token.as_deref()) {
             answer(&mut writer, 401, &status(401, "no such token"))?;
             continue;
@@ -188,9 +187,17 @@ fn watch(
             Next::Events(events) => {
                 for it in events {
                     from = it.version;
-                    if wanted(&it.object) {
-                        chunk(out, &event(it.what, &it.object))?;
+                    if !wanted(&it.object) {
+                        continue;
                     }
+                    let text = event(it.what, &it.object);
+                    if let Some(code) = world.take_watch_error() {
+                        let error = event("ERROR", &status(code, "failed by the test"));
+                        chunk(out, &(text + &error))?;
+                        out.write_all(b"0\r\n\r\n")?;
+                        return out.flush();
+                    }
+                    chunk(out, &text)?;
                 }
             }
             Next::Nothing(version) => {

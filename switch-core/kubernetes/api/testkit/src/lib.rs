@@ -9,6 +9,7 @@
 )]
 
 mod http;
+mod tls;
 mod world;
 
 use std::io;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use tls::Certificate;
 pub use world::{Request, World};
 
 /// A server that runs until it is dropped.
@@ -27,6 +29,8 @@ pub struct ApiServer {
     address: SocketAddr,
     connections: Arc<Mutex<Vec<TcpStream>>>,
     stop: Arc<AtomicBool>,
+    /// `None`: HTTP.
+    certificate: Arc<Mutex<Option<Certificate>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,6 +38,18 @@ impl ApiServer {
     /// Serves `world` on a free port.
     pub fn start(world: Arc<World>) -> Self {
         Self::start_at(world, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
+    }
+
+    /// Serves `world` by HTTPS on a free port.
+    pub fn start_tls(world: Arc<World>, certificate: Certificate) -> Self {
+        let server = Self::start(world);
+        server.set_certificate(certificate);
+        server
+    }
+
+    /// Sets the certificate for new connections.
+    pub fn set_certificate(&self, certificate: Certificate) {
+        *self.certificate.lock().expect("no panic") = Some(certificate);
     }
 
     /// Serves `world` on an address.
@@ -45,6 +61,8 @@ impl ApiServer {
         let address = listener.local_addr()?;
         let (stop, connections) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (world_of, stop_of) = (world.clone(), stop.clone());
+        let certificate: Arc<Mutex<Option<Certificate>>> = Arc::default();
+        let certificate_of = certificate.clone();
         let kept: Arc<Mutex<Vec<TcpStream>>> = Arc::clone(&connections);
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -56,14 +74,19 @@ impl ApiServer {
                     kept.lock().expect("no panic").push(copy);
                 }
                 let (world, stop) = (world_of.clone(), stop_of.clone());
+                let certificate = certificate_of.lock().expect("no panic").clone();
                 std::thread::spawn(move || {
-                    // A disconnected client is not an error here.
-                    let _ = http::serve(&stream, &world, &stop);
+                    // A client that disconnects, or does not trust the certificate, is not an error here.
+                    let _ = stream.set_nodelay(true);
+                    let _ = match certificate {
+                        None => http::serve(&stream, &world, &stop),
+                        Some(it) => http::serve(it.encrypted(&stream), &world, &stop),
+                    };
                     let _ = stream.shutdown(std::net::Shutdown::Both);
                 });
             }
         });
-        Ok(Self { world, address, connections, stop, thread: Some(thread) })
+        Ok(Self { world, address, connections, stop, certificate, thread: Some(thread) })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -71,7 +94,8 @@ impl ApiServer {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let has_tls = self.certificate.lock().expect("no panic").is_some();
+        format!("{}://{}", if has_tls { "https" } else { "http" }, self.address)
     }
 
     /// Closes every connection, as a crashing server does.
@@ -109,11 +133,25 @@ impl Drop for ApiServer {
 /// # Panics
 /// It cannot be written.
 pub fn kubeconfig(path: &Path, url: &str, token_file: Option<&Path>) {
+    write_kubeconfig(path, &format!("{{server: \"{url}\"}}"), token_file);
+}
+
+/// As [`kubeconfig`], for HTTPS: `authority` is the file of the CA certificates.
+///
+/// # Panics
+/// It cannot be written.
+pub fn kubeconfig_tls(path: &Path, url: &str, token_file: Option<&Path>, authority: &Path) {
+    let authority = authority.display();
+    let cluster = format!("{{server: \"{url}\", certificate-authority: \"{authority}\"}}");
+    write_kubeconfig(path, &cluster, token_file);
+}
+
+fn write_kubeconfig(path: &Path, cluster: &str, token_file: Option<&Path>) {
     let user =
         token_file.map_or("{}".to_owned(), |file| format!("{{tokenFile: {}}}", file.display()));
     let text = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
-         clusters: [{{name: it, cluster: {{server: \"{url}\"}}}}]\n\
+         clusters: [{{name: it, cluster: {cluster}}}]\n\
          users: [{{name: it, user: {user}}}]\n\
          contexts: [{{name: it, context: {{cluster: it, user: it}}}}]\n"
     );

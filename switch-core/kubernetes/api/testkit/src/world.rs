@@ -37,6 +37,8 @@ struct Inner {
     absent: Vec<Kind>,
     /// Status codes for the next list requests.
     refusals: Vec<u16>,
+    /// Status code that ends the next watch that has an event.
+    watch_error: Option<u16>,
 }
 
 #[derive(Clone, Copy)]
@@ -107,6 +109,18 @@ impl World {
         self.changed.notify_all();
     }
 
+    /// Forgets the history before `version`: watches from older versions must list again.
+    pub fn forget(&self, version: u64) {
+        let mut inner = self.lock();
+        inner.compacted = version;
+        inner.events.retain(|event| event.version > version);
+    }
+
+    /// Ends the next watch that has an event, directly after the event and with this status code.
+    pub fn fail_watch(&self, code: u16) {
+        self.lock().watch_error = Some(code);
+    }
+
     /// Generates `count` objects whenever the kind is listed.
     pub fn generate(&self, kind: Kind, count: usize, make: fn(usize) -> String) {
         self.lock().generated.insert(kind, Generated { count, make });
@@ -163,6 +177,10 @@ impl World {
 
     pub(crate) fn next_refusal(&self) -> Option<u16> {
         self.lock().refusals.pop()
+    }
+
+    pub(crate) fn take_watch_error(&self) -> Option<u16> {
+        self.lock().watch_error.take()
     }
 
     /// The version, and the objects of a kind that match `wanted`.
