@@ -31,6 +31,11 @@ pub(crate) struct Args {
     /// Write the medians as a bar chart (SVG).
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Replace the part of a Markdown document between the lines `<!-- compare: begin -->` and
+    /// `<!-- compare: end -->` by the results, with machine, load and spread; write compare.svg
+    /// beside it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
     /// Measure only paths whose name contains PATTERN ("tap", "/1000"); "=NAME" selects the path
     /// with exactly this name. Give several with commas, or repeat the option.
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::machine;
 use crate::report;
 use crate::results::{Results, Row};
 use crate::targets::{self, Bound};
@@ -28,9 +29,11 @@ pub(crate) fn text(results: &Results) -> String {
         .iter()
         .map(|(path, by_reason)| (*path, by_reason.iter().copied().collect()))
         .collect();
+    let facts: BTreeMap<&str, String> = machine::facts().into_iter().collect();
     let all = json!({
-        "kernel": report::kernel(),
-        "processors": report::processors(),
+        "kernel": machine::kernel(),
+        "processors": machine::processors(),
+        "machine": facts,
         "programs": report::programs(),
         "seconds": results.seconds,
         "rounds": rounds,

@@ -13,11 +13,14 @@
 //! * `usage`: processor time.
 //! * `results`, `targets`: medians of the samples, and their comparison with the targets.
 //! * `packets`: the cost of packets of known flows, compared with Open vSwitch with DPDK.
-//! * `report`, `json`, `svg`: output as a table, in machine-readable form, and as a picture.
+//! * `report`, `markdown`, `json`, `svg`: output as a table, as a part of a document, in machine-readable form, and as
+//!   a picture. `machine`: what may decide the figures.
 
 mod args;
 mod json;
 mod loads;
+mod machine;
+mod markdown;
 mod packets;
 mod paths;
 mod report;
@@ -124,6 +127,9 @@ fn say(args: &Args, results: &Results) -> Outcome<()> {
     }
     if let Some(file) = &args.svg {
         write(file, &svg::picture(results))?;
+    }
+    if let Some(file) = &args.report {
+        markdown::write(file, results)?;
     }
     if args.json.as_deref() != Some(FilePath::new("-")) {
         print!("{}", report::table(results));

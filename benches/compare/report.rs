@@ -1,11 +1,10 @@
 //! The results as a table for users.
 
 use std::fmt::Write;
-use std::fs;
-use std::thread;
 
 use crate::Outcome;
 use crate::loads::{Load, Sample};
+use crate::machine;
 use crate::paths::{self, Group};
 use crate::results::{Results, Row, Spread, cost};
 use crate::targets::{self, Bound};
@@ -134,13 +133,12 @@ fn name(row: &Row) -> String {
 
 /// The information that is needed to interpret the figures.
 fn conditions(results: &Results) -> String {
-    let mut text = format!(
-        "Linux {}, {} processors; {} rounds of {} s for each load and path\n",
-        kernel(),
-        processors(),
-        results.rounds.len(),
-        results.seconds
-    );
+    let mut text = String::new();
+    for (name, value) in machine::facts() {
+        let _ = writeln!(text, "{name}: {value}");
+    }
+    let (rounds, seconds) = (results.rounds.len(), results.seconds);
+    let _ = writeln!(text, "{rounds} rounds of {seconds} s for each load and path");
     for program in programs() {
         let _ = writeln!(text, "{program}");
     }
@@ -158,17 +156,6 @@ fn conditions(results: &Results) -> String {
     text
 }
 
-/// The running kernel's release.
-pub(crate) fn kernel() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    text.trim().to_owned()
-}
-
-/// The number of usable processors.
-pub(crate) fn processors() -> usize {
-    thread::available_parallelism().map_or(0, usize::from)
-}
-
 /// Versions of the programs that created rules and paths.
 pub(crate) fn programs() -> Vec<String> {
     paths::programs()
@@ -184,6 +171,7 @@ pub(crate) fn number(value: f64) -> String {
     }
 }
 
-fn ratio(value: f64) -> String {
+/// Two digits after the point.
+pub(crate) fn ratio(value: f64) -> String {
     format!("{value:.2}")
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
+use crate::machine::{kernel, processors};
 use crate::paths::{Group, Wire};
-use crate::report::{kernel, number, processors};
+use crate::report::number;
 use crate::results::{Results, Row};
 
 const WIDTH: f64 = 960.0;

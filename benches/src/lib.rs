@@ -4,9 +4,11 @@
 //!   through Services and policies, or new.
 //! - [`world`]: a cluster of the target size.
 //! - [`cpu_time`], [`memory`]: measurements other than wall time.
+//! - [`document`]: documents with parts that programs write.
 #![allow(missing_docs, reason = "the names describe most helpers; the others have comments")]
 
 pub mod cpu_time;
+pub mod document;
 pub mod fresh;
 pub mod full;
 pub mod memory;

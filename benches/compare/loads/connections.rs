@@ -28,8 +28,8 @@ pub(super) enum Close {
     Rst,
 }
 
-const REQUEST: [u8; 64] = [0x3f; 64];
-const ANSWER: [u8; 128] = [0x21; 128];
+pub(super) const REQUEST: [u8; 64] = [0x3f; 64];
+pub(super) const ANSWER: [u8; 128] = [0x21; 128];
 
 pub(super) fn run(
     path: &Path,
@@ -66,12 +66,19 @@ pub(super) fn run(
 }
 
 /// The addresses to which a client connects, one after the other.
-struct Targets<'a> {
+pub(super) struct Targets<'a> {
     ends: Ends<'a>,
     bound: SocketAddr,
     number: usize,
     /// Number of clients.
     step: usize,
+}
+
+impl<'a> Targets<'a> {
+    /// The targets of the only client.
+    pub(super) fn new(ends: Ends<'a>, bound: SocketAddr) -> Self {
+        Self { ends, bound, number: 0, step: 1 }
+    }
 }
 
 impl Iterator for Targets<'_> {
@@ -88,14 +95,14 @@ impl Iterator for Targets<'_> {
 }
 
 /// A listener whose accept call times out periodically.
-fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
+pub(super) fn listen(pod: &Pod, at: SocketAddr) -> Outcome<TcpListener> {
     let listener = pod.open(|| TcpListener::bind(at))?;
     sockopt::set_socket_timeout(&listener, Timeout::Recv, Some(STOP_CHECK_INTERVAL))
         .map_err(|e| e.to_string())?;
     Ok(listener)
 }
 
-fn serve(listener: &TcpListener, close: Close, closed: &Stop) {
+pub(super) fn serve(listener: &TcpListener, close: Close, closed: &Stop) {
     let mut request = REQUEST;
     while !closed.is_set() {
         let Ok((mut stream, _)) = listener.accept() else { continue };

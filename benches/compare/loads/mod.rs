@@ -7,6 +7,7 @@ mod frames;
 mod iperf3;
 mod round_trip;
 mod stream;
+mod tails;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -16,6 +17,7 @@ use crate::Outcome;
 use crate::paths::{Family, Path};
 use crate::usage::Usage;
 use connections::Close;
+use tails::Tail;
 
 /// A load.
 pub(crate) struct Load {
@@ -80,6 +82,24 @@ macro_rules! connections {
             run: |path, time| connections::run(path, $family, $in_flight, $close, time),
         }
     };
+}
+
+/// Latency of round trips at a share of the highest load, with or without changes of policies.
+const fn tail_round_trip(name: &'static str, run: fn(&Path, Duration) -> Outcome<Sample>) -> Load {
+    Load {
+        name,
+        figures: tails::FIGURES,
+        work: "round trip",
+        opens_connections: false,
+        on_request: true,
+        needs: None,
+        run,
+    }
+}
+
+/// As [`tail_round_trip`], of new connections.
+const fn tail_connect(name: &'static str, run: fn(&Path, Duration) -> Outcome<Sample>) -> Load {
+    Load { work: "connection", opens_connections: true, ..tail_round_trip(name, run) }
 }
 
 /// Every load, in the order of the table.
@@ -149,6 +169,30 @@ pub(crate) const ALL: &[Load] = &[
     connections!("connect_request_reset/ipv4/16", Family::V4, 16, Close::Rst, true),
     connections!("connect_request_reset/ipv4/64", Family::V4, 64, Close::Rst, true),
     connections!("connect_request_reset/ipv4/256", Family::V4, 256, Close::Rst, true),
+    tail_round_trip("tail_round_trip/ipv4/50", |path, time| {
+        tails::round_trips::run(path, Family::V4, Tail { percent: 50, publishes: false }, time)
+    }),
+    tail_round_trip("tail_round_trip/ipv4/90", |path, time| {
+        tails::round_trips::run(path, Family::V4, Tail { percent: 90, publishes: false }, time)
+    }),
+    tail_round_trip("tail_round_trip/ipv4/50/publishes", |path, time| {
+        tails::round_trips::run(path, Family::V4, Tail { percent: 50, publishes: true }, time)
+    }),
+    tail_round_trip("tail_round_trip/ipv6/50", |path, time| {
+        tails::round_trips::run(path, Family::V6, Tail { percent: 50, publishes: false }, time)
+    }),
+    tail_connect("tail_connect/ipv4/50", |path, time| {
+        tails::connects::run(path, Family::V4, Tail { percent: 50, publishes: false }, time)
+    }),
+    tail_connect("tail_connect/ipv4/90", |path, time| {
+        tails::connects::run(path, Family::V4, Tail { percent: 90, publishes: false }, time)
+    }),
+    tail_connect("tail_connect/ipv4/50/publishes", |path, time| {
+        tails::connects::run(path, Family::V4, Tail { percent: 50, publishes: true }, time)
+    }),
+    tail_connect("tail_connect/ipv6/50", |path, time| {
+        tails::connects::run(path, Family::V6, Tail { percent: 50, publishes: false }, time)
+    }),
 ];
 
 /// Traffic before the measurement, so that neighbours are resolved, windows grow and caches are

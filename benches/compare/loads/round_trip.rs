@@ -35,7 +35,7 @@ pub(super) fn run(path: &Path, family: Family, time: Duration) -> Outcome<Sample
     })
 }
 
-fn echo(server: &UdpSocket, stop: &Stop) {
+pub(super) fn echo(server: &UdpSocket, stop: &Stop) {
     let mut buffer = [0; 64];
     while !stop.is_set() {
         if let Ok((count, from)) = server.recv_from(&mut buffer) {

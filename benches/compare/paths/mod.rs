@@ -6,6 +6,7 @@ mod nodes;
 pub(crate) mod ovs;
 mod pod;
 mod podswitch;
+mod policies;
 mod reach;
 pub(crate) mod services;
 pub(crate) mod tools;
@@ -21,6 +22,7 @@ pub(crate) use pod::Pod;
 use podswitch::Attach::{Packet, Tap};
 use podswitch::tunnel::Underlay::{Packet as Raw, Sockets, Udp};
 use podswitch::tunnel::two_nodes;
+use policies::Switches;
 use services::{Protocol, Services};
 
 use crate::Outcome;
@@ -156,7 +158,9 @@ pub(crate) struct Path {
     pub(crate) client: Pod,
     pub(crate) server: Pod,
     services: Option<Services>,
-    between: Between,
+    /// Before `_between`, so that switches end before their interfaces are removed.
+    switches: Switches,
+    _between: Between,
 }
 
 impl Path {
@@ -171,7 +175,8 @@ impl Path {
 
     /// The drops of the switches so far, by reason, if there are switches.
     pub(crate) fn dropped(&self) -> Vec<(&'static str, u64)> {
-        let workers = || self.between.switches.iter().flat_map(ControlPlane::workers);
+        let switches = self.switches.lock();
+        let workers = || switches.iter().flat_map(ControlPlane::workers);
         let count = |&reason| workers().map(|w| w.counters.dropped(reason)).sum();
         let all = DropReason::ALL.iter().map(|reason| (reason.name(), count(reason)));
         all.filter(|(_, count)| *count > 0).collect()
@@ -240,8 +245,10 @@ impl From<HostError> for Missing {
 
 /// Creates a path, and checks that traffic of each family passes.
 pub(crate) fn make(kind: &Kind) -> Result<Path, Missing> {
-    let World { client, server, services, between } = (kind.make)()?;
-    let path = Path { name: kind.name, group: kind.group, client, server, services, between };
+    let World { client, server, services, mut between } = (kind.make)()?;
+    let switches = Switches::new(std::mem::take(&mut between.switches));
+    let (name, group) = (kind.name, kind.group);
+    let path = Path { name, group, client, server, services, switches, _between: between };
     reach::check(&path).map_err(Missing::Broken)?;
     Ok(path)
 }
