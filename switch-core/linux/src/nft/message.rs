@@ -156,6 +156,9 @@ fn message(
     out[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
 }
 
+/// Name of a set, and the attributes of each element.
+pub(super) type Set = (String, Vec<Vec<u8>>);
+
 /// A connection to nf_tables in one network namespace. Tables that it owns are removed when it is closed.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -238,11 +241,7 @@ impl Connection {
     }
 
     /// The sets of a table by name, with the attributes of each element; empty if there is no such table.
-    pub(super) fn sets(
-        &mut self,
-        family: Family,
-        table: &str,
-    ) -> Result<Vec<(String, Vec<Vec<u8>>)>, HostError> {
+    pub(super) fn sets(&mut self, family: Family, table: &str) -> Result<Vec<Set>, HostError> {
         /// NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE; NFTA_SET_NAME and NFTA_SET_ELEM_LIST_SET; and the latter's
         /// NFTA_SET_ELEM_LIST_ELEMENTS.
         const TABLE: u16 = 1;

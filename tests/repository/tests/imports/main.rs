@@ -60,7 +60,6 @@ const OWN_FILE: &[(&str, &str)] = &[
     ("podswitch-core", "control"),
     ("podswitch-core", "engine"),
     ("podswitch-core", "flow::table"),
-    ("podswitch-linux", "port::udp_tunnel"),
     ("podswitch-kubernetes", "read"),
     ("podswitch-kubernetes", "store"),
 ];

@@ -13,6 +13,9 @@
 //!
 //! [`UdpTunnelDevice`] is used by control threads, each [`UdpTunnelPort`] by one worker.
 
+mod config;
+mod plan;
+mod port;
 mod report;
 mod rx;
 mod senders;
@@ -21,75 +24,24 @@ mod tx;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
-use podswitch_core::packet::{Batch, Packet, Pool};
 use podswitch_core::port::{Device, DeviceFiles, Offloads, Port, PortInfo};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
+use self::config::BUFFER;
+pub use self::config::UdpTunnelConfig;
+use self::plan::Plan;
+use self::port::Receiver;
+pub use self::port::UdpTunnelPort;
 use self::senders::Senders;
 use self::tunnel_gso::TunnelGso;
 use super::injector::Upkeep;
 use super::underlay_mac;
-use crate::handover::Inherited;
-use crate::sys::datagram::Slot;
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs, Netlink};
-
-/// Socket buffer limit, as the kernel accounts memory.
-const BUFFER: i32 = 8 << 20;
-
-/// Configuration of the tunnel's sockets.
-#[derive(Clone, Debug)]
-pub struct UdpTunnelConfig {
-    /// This node's tunnel address over IPv4.
-    pub v4: Option<Ipv4Addr>,
-    /// This node's tunnel address over IPv6.
-    pub v6: Option<Ipv6Addr>,
-    /// UDP port of the tunnel, 4789 by assignment.
-    pub port: u16,
-    /// Largest outer IP packet, in bytes. `None`: the MTU of the interface that has the address.
-    pub mtu: Option<u32>,
-    /// MTU of pods, in bytes. A peer's GSO packet is segmented to it where the kernel reports no
-    /// segment size. `None`: the underlay's MTU less the outer headers.
-    pub inner_mtu: Option<u16>,
-    /// TTL or hop limit of sent packets.
-    pub ttl: u8,
-    /// Routers may fragment tunnel packets over IPv4. (RFC 7348 §4.3: they should not.)
-    pub fragmentable: bool,
-    /// Number of source ports for each family, at most 1,024: they let the underlay spread flows.
-    pub senders: usize,
-    /// GSO packets are sent unsegmented where the outgoing interface can segment tunnelled packets
-    /// (Linux 6.17). They follow the node's routes and neighbours, but bypass its packet filters.
-    /// Otherwise they are segmented into datagrams here.
-    pub tunnel_gso: bool,
-    /// Sockets that another process handed over are used instead of new ones.
-    pub inherited: Inherited,
-}
-
-impl UdpTunnelConfig {
-    /// A tunnel with the first address of each family: port 4789, DF set, TTL 64, 64 source ports.
-    pub fn new(addresses: &[IpAddr]) -> Self {
-        Self {
-            v4: addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None }),
-            v6: addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }),
-            port: podswitch_vxlan::template::PORT,
-            mtu: None,
-            inner_mtu: None,
-            ttl: 64,
-            fragmentable: false,
-            senders: 64,
-            tunnel_gso: true,
-            inherited: Inherited::default(),
-        }
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
-    }
-}
 
 /// The UDP sockets of a tunnel on this node.
 #[derive(Debug)]
@@ -228,7 +180,7 @@ impl UdpTunnelDevice {
             info: self.info.clone(),
             waiting: VecDeque::new(),
             reports: VecDeque::new(),
-            plan: tx::Plan::default(),
+            plan: Plan::default(),
             lost: 0,
         })
     }
@@ -338,95 +290,4 @@ impl Device for UdpTunnelDevice {
 fn receivers_key(ns: &NetNs, address: IpAddr, port: u16) -> Result<String, HostError> {
     let (device, inode) = ns.id()?;
     Ok(format!("udp-receive {device}:{inode} {}", SocketAddr::new(address, port)))
-}
-
-/// A receiving socket.
-#[derive(Debug)]
-struct Receiver {
-    socket: Arc<OwnedFd>,
-    /// The address that it is bound to.
-    address: IpAddr,
-    /// Number of datagrams, or merged runs of them, for which the next call has room.
-    slots: usize,
-    /// Datagrams dropped for lack of buffer space, as far as the kernel counts them. `None`: not known yet.
-    overflow: Option<u32>,
-}
-
-impl Receiver {
-    fn new(address: IpAddr, socket: OwnedFd, overflow: Option<u32>) -> Self {
-        Self { socket: Arc::new(socket), address, slots: rx::FEW_SLOTS, overflow }
-    }
-}
-
-/// One worker's sockets of a tunnel.
-#[derive(Debug)]
-pub struct UdpTunnelPort {
-    receivers: Vec<Receiver>,
-    senders: Arc<Senders>,
-    /// The epoll set: all receivers, `errors`, `signal`.
-    watch: OwnedFd,
-    /// Readable while `reports` holds any.
-    signal: OwnedFd,
-    /// Readable while there are ICMP errors about sent datagrams; only in the port that reads them.
-    errors: Option<OwnedFd>,
-    /// Sending failed with an error that may be one of those.
-    suspicious: bool,
-    port: u16,
-    /// Sends GSO packets unsegmented.
-    tunnel_gso: Option<Arc<TunnelGso>>,
-    /// Segment size for GSO packets whose segment size is unknown, in bytes.
-    inner_mtu: usize,
-    info: PortInfo,
-    /// Received frames for which the burst had no room.
-    waiting: VecDeque<Packet>,
-    /// ICMP errors waiting to be received.
-    reports: VecDeque<Packet>,
-    plan: tx::Plan,
-    /// Datagrams lost here that are not reported yet.
-    lost: u64,
-}
-
-impl Port for UdpTunnelPort {
-    fn rx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
-        let before = batch.len();
-        self.take_reports(batch);
-        while !batch.is_full()
-            && let Some(packet) = self.waiting.pop_front()
-        {
-            batch.push(packet);
-        }
-        if batch.len() == before {
-            self.receive(pool, batch)?;
-        }
-        if self.suspicious {
-            self.suspicious = false;
-            self.read_errors();
-        }
-        Ok(batch.len() - before)
-    }
-
-    fn tx(&mut self, pool: &mut Pool, batch: &mut Batch) -> io::Result<usize> {
-        Ok(self.transmit(pool, batch))
-    }
-
-    fn info(&self) -> &PortInfo {
-        &self.info
-    }
-
-    fn take_lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
-    }
-
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.watch.as_fd())
-    }
-
-    fn arm(&mut self) -> bool {
-        self.read_errors();
-        self.waiting.is_empty() && self.reports.is_empty()
-    }
-
-    fn hold(&mut self) -> bool {
-        !(self.waiting.is_empty() && self.reports.is_empty())
-    }
 }

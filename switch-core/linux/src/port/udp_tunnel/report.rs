@@ -10,9 +10,9 @@ use podswitch_wire::flow_key::proto;
 use podswitch_wire::parse::ethertype;
 use rustix::event::{Timespec, epoll};
 
-use super::UdpTunnelPort;
+use super::plan::read;
+use super::port::UdpTunnelPort;
 use super::senders::Family;
-use super::tx::read;
 use crate::port::underlay_mac;
 use crate::sys::udp;
 

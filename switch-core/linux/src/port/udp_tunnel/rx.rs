@@ -12,16 +12,13 @@ use std::os::fd::AsFd;
 use arrayvec::ArrayVec;
 use podswitch_core::packet::{Batch, Packet, Pool, SizeClass, coalesce};
 
-use super::{Receiver, Slot, UdpTunnelPort};
+use super::port::{FEW_SLOTS, Receiver, UdpTunnelPort};
 use crate::port::gro::{Mtus, Outer};
-use crate::sys::datagram::{self, SLOTS};
+use crate::sys::datagram::{self, SLOTS, Slot};
 
 /// A burst ends at about this many bytes, so that GSO packets are still in the cache when the same
 /// worker sends them.
 const BURST_BYTES: usize = 384 * 1024;
-
-/// Initial number of slots for a call of `recvmmsg`; grows while bursts fill them.
-pub(super) const FEW_SLOTS: usize = 4;
 
 impl UdpTunnelPort {
     /// Receives from each socket once.

@@ -10,7 +10,7 @@ use podswitch_vxlan::template::SourcePort;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::{BUFFER, UdpTunnelConfig};
+use super::config::{BUFFER, UdpTunnelConfig};
 use crate::sys::{packet as option, udp};
 use crate::{Context, HostError, NetNs};
 

@@ -25,8 +25,8 @@ use podswitch_wire::flow_key::proto;
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::UdpTunnelConfig;
-use super::tx::Outer;
+use super::config::UdpTunnelConfig;
+use super::plan::Outer;
 use crate::nft::forward::{NOTE_LINK, NOTE_NEXT_HOP};
 use crate::port::injector::{FEATURE, Injector, Upkeep};
 use crate::sys::{ethtool, udp};
