@@ -274,7 +274,7 @@ fn without_controllers(lab: &Lab) -> Result {
 
 #[test]
 fn pods_come_and_go_at_a_constant_rate() {
-    let Some(parts) = Parts::find(test_name!()) else { return };
+    let Some(parts) = Parts::find(&test_name!()) else { return };
     let pods = std::env::var("LAB_CHURN_PODS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
     // The node's range must hold them and those that cool down.
     let variables = [("KCM_EXTRA", "--node-cidr-mask-size=20")];
