@@ -154,7 +154,7 @@ fn publish(criterion: &mut Criterion) {
             Arc::new(fresh)
         };
         Box::new(move |turn| match turn % 2 {
-            0 => Change::PodGone(fresh.cookie.clone()),
+            0 => Change::PodDeleted(fresh.cookie.clone()),
             _ => Change::Pod(fresh.clone()),
         })
     });
@@ -185,14 +185,14 @@ fn publish(criterion: &mut Criterion) {
         let namespace = Namespace { name: "idle".into(), labels: Labels::default() };
         let namespace = Arc::new(namespace);
         Box::new(move |turn| match turn % 2 {
-            0 => Change::NamespaceGone(namespace.name.clone()),
+            0 => Change::NamespaceDeleted(namespace.name.clone()),
             _ => Change::Namespace(namespace.clone()),
         })
     });
     run("one_port", {
         let port = PortConfig { port: PortId(9), role: PortRole::Pod };
         Box::new(move |turn| match turn % 2 {
-            0 => Change::PortGone(port.port),
+            0 => Change::PortDeleted(port.port),
             _ => Change::Port(port.clone()),
         })
     });
@@ -208,14 +208,14 @@ fn publish(criterion: &mut Criterion) {
         bencher.iter(|| {
             turn += 1;
             let change = match turn % 2 {
-                0 => Change::PodGone(newer.cookie.clone()),
+                0 => Change::PodDeleted(newer.cookie.clone()),
                 _ => Change::Pod(newer.clone()),
             };
             let published = control.update_lenient([change]).expect("a good change");
             assert_eq!(published.left_out.is_empty(), turn % 2 == 0);
             control.wait(published.epoch, Duration::from_secs(10)).expect("acknowledged");
         });
-        control.update_lenient([Change::PodGone(newer.cookie.clone())]).expect("a good change");
+        control.update_lenient([Change::PodDeleted(newer.cookie.clone())]).expect("a good change");
     });
     // The whole configuration, with one changed object.
     group.bench_function("whole_with_one_changed", |bencher| {
@@ -288,7 +288,7 @@ type Changes = fn(u32) -> Change;
 fn nobodys(turn: u32) -> Change {
     let namespace = Namespace { name: "idle".into(), labels: Labels::default() };
     match turn.is_multiple_of(2) {
-        true => Change::NamespaceGone(namespace.name),
+        true => Change::NamespaceDeleted(namespace.name),
         false => Change::Namespace(Arc::new(namespace)),
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_core::action::DropReason;
-use podswitch_core::capture::{CaptureFilter, CaptureOptions, CaptureReader, CapturedFrame, Fate};
+use podswitch_core::capture::{
+    CaptureFilter, CaptureOptions, CaptureOutcome, CaptureReader, CapturedFrame,
+};
 use podswitch_core::config::{Config, Underlay};
 use podswitch_core::control::ControlError;
 use podswitch_core::id::{Epoch, PortId};
@@ -35,7 +37,7 @@ impl Captured {
     }
 
     /// The result of the only captured frame.
-    fn fate(&mut self) -> Fate {
+    fn fate(&mut self) -> CaptureOutcome {
         let mut frames = self.read();
         assert_eq!(frames.len(), 1, "{frames:#?}");
         frames.remove(0).fate
@@ -89,13 +91,13 @@ fn a_forwarded_frame_is_captured_twice_with_its_egress_port() {
             let [received, sent] = [&frames[0], &frames[1]];
             assert_eq!((received.port, received.direction), (PortId(0), Inbound));
             assert_eq!(received.frame, frame);
-            assert_eq!(received.fate, Fate::Forwarded(PortId(1)));
+            assert_eq!(received.fate, CaptureOutcome::Forwarded(PortId(1)));
             assert_eq!(received.time, captured.switch.now);
             let key = received.key.unwrap();
             assert_eq!((key.src_port, key.dst_port), (1, 53));
             assert_eq!((sent.port, sent.direction), (PortId(1), Outbound));
             let (origin, ingress) = (Origin::Received, PortId(0));
-            assert_eq!(sent.fate, Fate::Sent { origin, ingress });
+            assert_eq!(sent.fate, CaptureOutcome::Sent { origin, ingress });
             assert_eq!(
                 captured.switch.recv(1),
                 std::slice::from_ref(&sent.frame),
@@ -117,7 +119,7 @@ fn a_dropped_frame_has_the_reason_and_the_policies() {
     let frames = captured.read();
     assert_eq!(frames.len(), 1);
     assert_eq!((&frames[0].frame[..], frames[0].original_len), (&frame[..20], frame.len() as u32));
-    let Fate::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
+    let CaptureOutcome::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
     assert_eq!(record.reason, DropReason::PolicyIngress);
     assert_eq!(*record.isolated_by, ["NetworkPolicy/default/a".into()]);
     assert_eq!(record.dst.as_ref().unwrap().pod.as_deref(), Some("p1"));
@@ -125,7 +127,7 @@ fn a_dropped_frame_has_the_reason_and_the_policies() {
     let mut broken = frame;
     broken[25] ^= 1;
     captured.switch.send(0, &broken);
-    let Fate::Dropped(record) = captured.fate() else { panic!("dropped") };
+    let CaptureOutcome::Dropped(record) = captured.fate() else { panic!("dropped") };
     assert_eq!(record.reason, DropReason::Ipv4Checksum);
 }
 
@@ -143,8 +145,8 @@ fn the_verdict_is_that_of_the_snapshot_of_its_time() {
     let frames = captured.read();
     let epochs: Vec<Epoch> = frames.iter().map(|frame| frame.snapshot.epoch).collect();
     assert_eq!(epochs, [Epoch(1), Epoch(1), Epoch(2)]);
-    assert_eq!(frames[0].fate, Fate::Forwarded(PortId(1)));
-    let Fate::Dropped(record) = &frames[2].fate else { panic!("{frames:#?}") };
+    assert_eq!(frames[0].fate, CaptureOutcome::Forwarded(PortId(1)));
+    let CaptureOutcome::Dropped(record) = &frames[2].fate else { panic!("{frames:#?}") };
     assert_eq!(*record.isolated_by, ["NetworkPolicy/default/later".into()]);
     assert_eq!(record.epoch, Epoch(2));
 }
@@ -155,8 +157,8 @@ fn arp_is_taken_by_the_switch_and_answered() {
     captured.switch.send(0, &arp_request(0));
     let frames = captured.read();
     assert_eq!(frames.len(), 2, "{frames:#?}");
-    assert_eq!((&frames[0].fate, frames[0].key), (&Fate::Consumed, None));
-    assert!(matches!(frames[1].fate, Fate::Sent { origin: Origin::Originated, .. }));
+    assert_eq!((&frames[0].fate, frames[0].key), (&CaptureOutcome::Consumed, None));
+    assert!(matches!(frames[1].fate, CaptureOutcome::Sent { origin: Origin::Originated, .. }));
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn vlan_frames_are_kept_with_their_tags() {
     captured.switch.send(0, &frame);
     let frames = captured.read();
     assert_eq!(frames[0].frame, frame);
-    let Fate::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
+    let CaptureOutcome::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
     assert_eq!((record.reason, record.vlan), (DropReason::VlanFromPod, Some(7)));
 }
 
@@ -177,22 +179,22 @@ fn fragments_are_held_and_their_later_fate_is_reported() {
     let message = frames::udp(src, dst, (1000, 53), &[7; 1000]);
     let pieces = frames::fragments((src, dst), 17, 9, &message, &[800]);
     captured.switch.send(0, &framed(0, &pieces[0]));
-    assert_eq!(captured.fate(), Fate::Held);
+    assert_eq!(captured.fate(), CaptureOutcome::Held);
     captured.switch.send(0, &framed(0, &pieces[1]));
     // Both are sent now; the second one was received just now.
     let frames = captured.read();
     assert_eq!(frames.len(), 3, "{frames:#?}");
-    assert_eq!(frames[0].fate, Fate::Forwarded(PortId(1)));
+    assert_eq!(frames[0].fate, CaptureOutcome::Forwarded(PortId(1)));
     assert_eq!(captured.switch.recv(1).len(), 2);
     // One whose datagram stays incomplete.
     let pieces = frames::fragments((src, dst), 17, 10, &message, &[800]);
     let first = framed(0, &pieces[0]);
     captured.switch.send(0, &first);
-    assert_eq!(captured.fate(), Fate::Held);
+    assert_eq!(captured.fate(), CaptureOutcome::Held);
     captured.switch.pass(Duration::from_secs(61));
     let frames = captured.read();
     assert_eq!((frames.len(), &frames[0].frame), (1, &first));
-    let Fate::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
+    let CaptureOutcome::Dropped(record) = &frames[0].fate else { panic!("{frames:#?}") };
     assert_eq!(record.reason, DropReason::FragmentTimeout);
 }
 
@@ -206,8 +208,8 @@ fn frames_that_a_port_refuses_are_recorded_as_dropped() {
         let frames = captured.read();
         sent += frames.iter().filter(|frame| frame.direction == Outbound).count();
         match &frames[0].fate {
-            Fate::Forwarded(_) => None,
-            Fate::Dropped(record) => Some((frames.len(), record.clone())),
+            CaptureOutcome::Forwarded(_) => None,
+            CaptureOutcome::Dropped(record) => Some((frames.len(), record.clone())),
             other => panic!("{other:?}"),
         }
     });
@@ -323,7 +325,7 @@ fn translated_packets_are_found_by_their_destination() {
             assert_eq!(frames.len(), expected, "{filter:?}: {frames:#?}");
             if let [.., received, sent] = &frames[..] {
                 assert_eq!((received.port, received.direction), (PortId(1), Inbound));
-                assert_eq!(received.fate, Fate::Forwarded(PortId(0)));
+                assert_eq!(received.fate, CaptureOutcome::Forwarded(PortId(0)));
                 assert_eq!(received.frame, framed(1, &reply), "as it was received");
                 assert_eq!(sent.key.unwrap().src_addr(), vip);
             }
@@ -350,13 +352,16 @@ fn tunnel_packets_are_found_by_their_inner_frame() {
         let uplink = PortId(UPLINK as u16);
         let frames = read(&mut readers[0]);
         assert_eq!(frames.len(), 2, "{frames:#?}");
-        assert_eq!((frames[0].fate.clone(), frames[0].is_tunnel), (Fate::Forwarded(uplink), false));
+        assert_eq!(
+            (frames[0].fate.clone(), frames[0].is_tunnel),
+            (CaptureOutcome::Forwarded(uplink), false)
+        );
         assert_eq!((frames[1].port, frames[1].is_tunnel), (uplink, true));
         assert_eq!(frames[1].key.unwrap().dst_addr(), server, "of the inner frame");
         let frames = read(&mut readers[1]);
         assert_eq!(frames.len(), 2, "{frames:#?}");
         assert_eq!((frames[0].port, frames[0].is_tunnel), (uplink, true));
-        assert_eq!(frames[0].fate, Fate::Forwarded(PortId(1)));
+        assert_eq!(frames[0].fate, CaptureOutcome::Forwarded(PortId(1)));
         assert_eq!((frames[1].port, frames[1].is_tunnel), (PortId(1), false));
     }
 }

@@ -132,33 +132,33 @@ fn a_thousand_changes_give_the_state_of_the_whole_configuration() {
                     let pod = pod(n, last);
                     let object = keep.then(|| pod.clone());
                     replace(&mut whole.endpoints, |o| o.cookie == pod.cookie, object);
-                    if keep { Change::Pod(pod) } else { Change::PodGone(pod.cookie.clone()) }
+                    if keep { Change::Pod(pod) } else { Change::PodDeleted(pod.cookie.clone()) }
                 }
                 1 => {
                     let node = node(n);
                     replace(&mut whole.nodes, |o| o.name == node.name, keep.then(|| node.clone()));
-                    if keep { Change::Node(node) } else { Change::NodeGone(node.name.clone()) }
+                    if keep { Change::Node(node) } else { Change::NodeDeleted(node.name.clone()) }
                 }
                 2 => {
                     let policy = policy(n, last == 1);
                     let object = keep.then(|| policy.clone());
                     replace(&mut whole.policies, |o| o.cookie == policy.cookie, object);
                     let name = policy.cookie.clone();
-                    if keep { Change::Policy(policy) } else { Change::PolicyGone(name) }
+                    if keep { Change::Policy(policy) } else { Change::PolicyDeleted(name) }
                 }
                 3 => {
                     let service = service(n);
                     let object = keep.then(|| service.clone());
                     replace(&mut whole.services, |o| o.name == service.name, object);
                     let name = service.name.clone();
-                    if keep { Change::Service(service) } else { Change::ServiceGone(name) }
+                    if keep { Change::Service(service) } else { Change::ServiceDeleted(name) }
                 }
                 _ => {
                     let slice = slice(n, last);
                     let object = keep.then(|| slice.clone());
                     replace(&mut whole.slices, |o| o.name == slice.name, object);
                     let (namespace, name) = (slice.namespace.clone(), slice.name.clone());
-                    if keep { Change::Slice(slice) } else { Change::SliceGone(namespace, name) }
+                    if keep { Change::Slice(slice) } else { Change::SliceDeleted(namespace, name) }
                 }
             });
         }
@@ -187,14 +187,15 @@ fn an_invalid_change_changes_nothing() {
         (Change::Pod(Arc::new(thief)), "Pod/ns/2"),
         (Change::Service(Arc::new(broken)), "Service/ns/s3"),
     ] {
-        let refused = switch.control.update([Change::NodeGone("r1".into()), change]).unwrap_err();
+        let refused =
+            switch.control.update([Change::NodeDeleted("r1".into()), change]).unwrap_err();
         assert!(refused.0.iter().any(|e| e.object.as_str() == object), "{refused:?}");
         assert_eq!((switch.control.snapshot().epoch, look(&switch.control.snapshot())), before);
     }
     // A pod may take the address that another one releases in the same update.
     let mut heir = (*pod(2, 2)).clone();
     heir.workload.addresses = vec![IpAddr::from([10, 2, 1, 1])];
-    let gone = Change::PodGone(Cookie::new("Pod/ns/1"));
+    let gone = Change::PodDeleted(Cookie::new("Pod/ns/1"));
     switch.control.update([gone, Change::Pod(Arc::new(heir))]).unwrap();
     let snapshot = switch.control.snapshot();
     let facts = snapshot.endpoints.get(&IpAddr::from([10, 2, 1, 1])).unwrap();

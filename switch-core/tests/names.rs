@@ -213,7 +213,7 @@ fn a_change_is_answered_with_the_state_that_has_it() {
     switch.send(CLIENT, &asked);
     answer(&mut switch, 0, 4000);
     // Other changes keep them, too.
-    switch.control.update([Change::NamespaceGone("nothing".into())]).unwrap();
+    switch.control.update([Change::NamespaceDeleted("nothing".into())]).unwrap();
     switch.send(CLIENT, &asked);
     answer(&mut switch, 0, 4000);
     switch.control.update([Change::Zone(None)]).unwrap();

@@ -304,36 +304,36 @@ fn frame_of(from: usize, to: usize, (sport, dport): (u16, u16), kind: Kind, v6: 
 struct Uncached(HashMap<FlowKey, (Pinned, Direction)>);
 
 impl Uncached {
-    fn fate(&mut self, snapshot: &Snapshot, key: &FlowKey, ingress: PortId) -> Fate {
+    fn fate(&mut self, snapshot: &Snapshot, key: &FlowKey, ingress: PortId) -> CaptureOutcome {
         let known = self.0.get(key).copied();
         let known = known.as_ref().map(|(pinned, direction)| (pinned, *direction));
         match resolve(snapshot, &Query { known, ..Query::new(key, ingress) }) {
             Decision::Forward { plan, pinned, .. } => {
                 self.0.entry(pinned.original).or_insert((pinned, Direction::Original));
                 self.0.entry(pinned.reply).or_insert((pinned, Direction::Reply));
-                Fate::Sent(plan.out)
+                CaptureOutcome::Sent(plan.out)
             }
             Decision::Gateway => panic!("no packet goes to the gateway here"),
-            Decision::Drop(denial) => Fate::Dropped(denial.reason),
+            Decision::Drop(denial) => CaptureOutcome::Dropped(denial.reason),
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
+enum CaptureOutcome {
     Sent(PortId),
     Dropped(DropReason),
 }
 
 /// The result for a frame: the port by which it left, or the drop reason.
-fn real_fate(switch: &mut Switch, from: usize, frame: &[u8]) -> Fate {
+fn real_fate(switch: &mut Switch, from: usize, frame: &[u8]) -> CaptureOutcome {
     switch.send(from, frame);
     let left: Vec<u16> =
         (0..4u16).flat_map(|port| vec![port; switch.recv(usize::from(port)).len()]).collect();
     match (&switch.dropped()[..], &left[..]) {
-        ([], [port]) => Fate::Sent(PortId(*port)),
+        ([], [port]) => CaptureOutcome::Sent(PortId(*port)),
         // The sender may have got an error.
-        ([(_, reason)], _) => Fate::Dropped(*reason),
+        ([(_, reason)], _) => CaptureOutcome::Dropped(*reason),
         other => panic!("{other:?}"),
     }
 }

@@ -79,7 +79,7 @@ impl Path {
                 switches.update(&[Change::Policy(Arc::new(policy(number)))])?;
                 thread::sleep(INTERVAL);
             }
-            switches.update(&[Change::PolicyGone(COOKIE.into())])
+            switches.update(&[Change::PolicyDeleted(COOKIE.into())])
         };
         Changes { stop, thread: wanted.then(|| scope.spawn(change)) }
     }

@@ -12,7 +12,7 @@ use podswitch_dns::{MAX_TTL, Name, PodNames, Settings};
 use podswitch_kubernetes::NameOptions;
 use podswitch_linux::confine;
 use podswitch_node::resolver::{
-    self, RESOLVER_ADDRESSES, Resolver, ResolverOptions, Stub, Trouble, Upstreams,
+    self, RESOLVER_ADDRESSES, Resolver, ResolverOptions, Stub, UpstreamProblems, Upstreams,
 };
 use podswitch_node::{Meters, NodeHandle};
 
@@ -120,7 +120,7 @@ impl DnsFlags {
         options.upstreams = upstreams;
         options.counters = meters.resolver();
         options.on_thread_start = Some(confine::worker_thread);
-        let reported = Trouble::default();
+        let reported = UpstreamProblems::default();
         let (clock, attempts) = (Clock::start(), Attempts::default());
         let reread_at = clock.now() + REREAD;
         Ok(Dns { options, corefile, reread_at, resolver: None, clock, attempts, reported })
@@ -187,7 +187,7 @@ impl Corefile {
 }
 
 /// Logs what is new in `now`.
-fn report(before: &Trouble, now: &Trouble) {
+fn report(before: &UpstreamProblems, now: &UpstreamProblems) {
     if now.has_no_server && !before.has_no_server {
         tracing::warn!(target: "dns", "the node's own resolver has no server for names outside the cluster: the node's resolv.conf and the flags name none but itself");
     }
@@ -248,7 +248,7 @@ pub(super) struct Dns {
     clock: Clock,
     attempts: Attempts,
     /// What has been logged of the resolver's servers.
-    reported: Trouble,
+    reported: UpstreamProblems,
 }
 
 impl Dns {
@@ -289,9 +289,9 @@ impl Dns {
             self.attempts.failed(self.clock.now(), "it has ended".to_owned());
         }
         if let Some(resolver) = &self.resolver {
-            let trouble = resolver.trouble();
-            report(&self.reported, &trouble);
-            self.reported = trouble;
+            let problems = resolver.problems();
+            report(&self.reported, &problems);
+            self.reported = problems;
         }
         if self.resolver.is_some() || !self.attempts.is_due(self.clock.now()) {
             return;
@@ -305,7 +305,7 @@ impl Dns {
         match Resolver::start(node.caller(), self.options.clone()) {
             Ok(resolver) => {
                 self.resolver = Some(resolver);
-                self.reported = Trouble::default();
+                self.reported = UpstreamProblems::default();
                 if self.attempts.started() {
                     tracing::info!(target: "dns", "the node's own resolver is started again");
                 }

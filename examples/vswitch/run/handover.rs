@@ -13,8 +13,8 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::handover::{Channel, Inherited, Listener};
 use podswitch_node::cni::Agent;
 use podswitch_node::{
-    Fate, HANDOVER_SOCKET, HandoverError, Node, NodeError, NodeHandle, PodName, Predecessor,
-    Successor, shared_file, take_shared,
+    CaptureOutcome, HANDOVER_SOCKET, HandoverError, Node, NodeError, NodeHandle, PodName,
+    Predecessor, Successor, shared_file, take_shared,
 };
 
 use super::control::Control;
@@ -100,7 +100,7 @@ pub(super) fn listen(run_dir: &Path) -> Option<Listener> {
 pub(super) fn meet(run_dir: &Path, node: &str) -> Result<(Predecessor, Inherited), Failure> {
     let mut predecessor = Predecessor::connect(&run_dir.join(HANDOVER_SOCKET))
         .map_err(|error| failed(&error.into()))?;
-    let files = predecessor.greet(node).map_err(|error| failed(&error))?;
+    let files = predecessor.receive_devices(node).map_err(|error| failed(&error))?;
     if let Some(format) = predecessor.other_format() {
         tracing::warn!(
             target: "run", format,
@@ -198,9 +198,9 @@ pub(super) fn stand_by(node: &NodeHandle, successor: &Successor, signals: &Signa
     let clock = Clock::start();
     while !signals.stopped() && clock.now().since(Instant::ZERO) < STAND_BY {
         match successor.wait_for_end(STAND_BY_CHECK) {
-            Fate::Runs => {}
-            Fate::Stopped => return false,
-            Fate::Ended => {
+            CaptureOutcome::Runs => {}
+            CaptureOutcome::Stopped => return false,
+            CaptureOutcome::Ended => {
                 tracing::error!(target: "run", version = successor.version(), "the switch that took the node over has ended: this one takes it back");
                 return !node.has_ended();
             }

@@ -27,7 +27,7 @@ use podswitch_wire::cidr::Cidr;
 
 use super::attach::serves;
 use super::netlink::{InterfaceAddress, Route, Rule};
-use super::nft::{Front, Installed, Marking, MarkingConfig, forget_marks, loopback};
+use super::nft::{Installed, L4Address, Marking, MarkingConfig, forget_marks, loopback};
 use super::{HostError, NetNs, Netlink, sysctl};
 
 /// Priorities of the rule for marked packets and of the kernel's local rule after it.
@@ -60,10 +60,10 @@ pub struct SteeringConfig {
     /// Addresses from which the switch sends: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// Addresses and ports of the switch.
-    pub fronts: Vec<Front>,
+    pub service_addresses: Vec<L4Address>,
     /// Servers of the node itself to which the switch forwards clients with the clients' own
     /// addresses.
-    pub servers: Vec<Front>,
+    pub servers: Vec<L4Address>,
     /// The mark of connections to these servers, in conntrack: one bit that nothing else uses.
     pub server_mark: u32,
 }
@@ -78,7 +78,7 @@ impl Default for SteeringConfig {
             mark: 0x0800_0000,
             mtu: 1500,
             sources: Vec::new(),
-            fronts: Vec::new(),
+            service_addresses: Vec::new(),
             servers: Vec::new(),
             server_mark: 0x1000_0000,
         }
@@ -93,7 +93,7 @@ impl SteeringConfig {
             mark: self.mark,
             mtu: self.mtu,
             sources: self.sources.clone(),
-            fronts: self.fronts.clone(),
+            service_addresses: self.service_addresses.clone(),
             servers: self.servers.clone(),
             server_mark: self.server_mark,
         }
@@ -123,7 +123,7 @@ impl Steering {
     /// There is no such interface; missing privilege; a kernel without nf_tables.
     pub fn install(ns: &NetNs, config: SteeringConfig) -> Result<Self, HostError> {
         let mut rules = Rules { ns: ns.clone(), ours: Vec::new() };
-        put_back(ns, &config, &mut rules)?;
+        repair(ns, &config, &mut rules)?;
         let marking = Marking::install(ns, &config.marking())?;
         let mut loopback = Loopback::new(ns);
         loopback.follow(&config)?;
@@ -138,9 +138,10 @@ impl Steering {
         &mut self,
         mtu: u16,
         sources: Vec<IpAddr>,
-        (fronts, servers): (Vec<Front>, Vec<Front>),
+        (service_addresses, servers): (Vec<L4Address>, Vec<L4Address>),
     ) -> Result<(), HostError> {
-        let config = SteeringConfig { mtu, sources, fronts, servers, ..self.config.clone() };
+        let config =
+            SteeringConfig { mtu, sources, service_addresses, servers, ..self.config.clone() };
         if config == self.config {
             return Ok(());
         }
@@ -160,8 +161,8 @@ impl Steering {
     /// # Errors
     /// The interface does not exist any more; missing privilege.
     pub fn reconcile(&mut self) -> Result<Vec<String>, HostError> {
-        let mut done = put_back(&self.ns, &self.config, &mut self.rules)?;
-        if self.marking.put_back()? {
+        let mut done = repair(&self.ns, &self.config, &mut self.rules)?;
+        if self.marking.repair()? {
             done.push(format!("nftables table {}", self.config.marks));
         }
         if self.loopback.follow(&self.config)? {
@@ -191,7 +192,7 @@ impl Steering {
 
 /// Adds missing settings of the interface, routes of marked packets, and rules. Returns a
 /// description of each repair.
-fn put_back(
+fn repair(
     ns: &NetNs,
     config: &SteeringConfig,
     rules: &mut Rules,
@@ -216,7 +217,7 @@ fn put_back(
             netlink.add_route(&route)?;
             done.push(format!("route {route}"));
         }
-        rules.put_back(&mut netlink, config.rule(is_ipv6), &mut done)?;
+        rules.repair(&mut netlink, config.rule(is_ipv6), &mut done)?;
     }
     Ok(done)
 }
@@ -273,7 +274,7 @@ impl Loopback {
     /// installed were missing or changed.
     fn follow(&mut self, config: &SteeringConfig) -> Result<bool, HostError> {
         let Some(ns) = &self.ns else { return Ok(false) };
-        if !config.fronts.iter().any(|front| front.address == Ipv6Addr::LOCALHOST) {
+        if !config.service_addresses.iter().any(|front| front.address == Ipv6Addr::LOCALHOST) {
             if self.installed.take().is_some() {
                 loopback::remove(ns)?;
             }
@@ -317,7 +318,7 @@ struct Rules {
 
 impl Rules {
     /// The kernel's local rule must come after ours. Adds the missing ones.
-    fn put_back(
+    fn repair(
         &mut self,
         netlink: &mut Netlink,
         ours: Rule,
@@ -419,7 +420,7 @@ fn accept_own_addresses(
     ];
     for (setting, value) in settings {
         let key = format!("net/ipv4/conf/{interface}/{setting}");
-        if sysctl::put_back(ns, &key, value)? {
+        if sysctl::repair(ns, &key, value)? {
             done.push(format!("{key} = {value}"));
         }
     }

@@ -46,7 +46,7 @@ pub fn set_all(ns: &NetNs, settings: &[(&str, &str)]) -> Result<(), HostError> {
 ///
 /// # Errors
 /// As [`set`].
-pub fn put_back(ns: &NetNs, key: &str, value: &str) -> Result<bool, HostError> {
+pub fn repair(ns: &NetNs, key: &str, value: &str) -> Result<bool, HostError> {
     if get(ns, key)? == value {
         return Ok(false);
     }

@@ -14,7 +14,7 @@ use podswitch_core::packet::{Batch, Packet};
 use podswitch_core::port::Device;
 use podswitch_linux::attach::{HostPort, HostPortConfig};
 use podswitch_linux::netlink::{LinkSpec, Route, Rule};
-use podswitch_linux::nft::{Front, IngressDrop};
+use podswitch_linux::nft::{IngressDrop, L4Address};
 use podswitch_linux::reserve::ReservedPorts;
 use podswitch_linux::steer::{self, Steering, SteeringConfig};
 use podswitch_linux::{NetNs, Netlink, sysctl};
@@ -37,19 +37,23 @@ struct Rig {
     port: HostPort,
 }
 
-fn fronts() -> Vec<Front> {
+fn service_addresses() -> Vec<L4Address> {
     let protocols = [proto::TCP, proto::UDP];
     let of = |address: &str, port| {
         let address = ip(address);
-        protocols.map(|protocol| Front { address, protocol, port })
+        protocols.map(|protocol| L4Address { address, protocol, port })
     };
     let node = NODE.iter().flat_map(|a| of(a, PORT));
     // A load balancer's address that the node itself has.
     node.chain(BALANCER.iter().flat_map(|a| of(a, 80))).collect()
 }
 
-fn config(fronts: Vec<Front>) -> SteeringConfig {
-    SteeringConfig { sources: NODE.map(ip).to_vec(), fronts, ..SteeringConfig::default() }
+fn config(service_addresses: Vec<L4Address>) -> SteeringConfig {
+    SteeringConfig {
+        sources: NODE.map(ip).to_vec(),
+        service_addresses,
+        ..SteeringConfig::default()
+    }
 }
 
 impl Rig {
@@ -80,7 +84,7 @@ impl Rig {
         };
         let (port, mut device) = HostPort::open(&node, config).unwrap();
         let peer = Peer::new(device.open(0, 1).unwrap());
-        let steering = Some(Steering::install(&node, self::config(fronts())).unwrap());
+        let steering = Some(Steering::install(&node, self::config(service_addresses())).unwrap());
         Self { node, client, peer, steering, port }
     }
 
@@ -240,10 +244,10 @@ fn icmp_errors_follow_their_connections() {
 fn a_server_of_the_node_replies_through_the_switch() {
     podswitch_testkit::require_tap!();
     let mut rig = Rig::new(|_| {});
-    let server = |n: usize, port| Front { address: ip(NODE[n]), protocol: proto::UDP, port };
+    let server = |n: usize, port| L4Address { address: ip(NODE[n]), protocol: proto::UDP, port };
     let servers = (0..2).flat_map(|n| [server(n, 9090), server(n, 9091)]).collect();
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(1500, NODE.map(ip).to_vec(), (fronts(), servers)).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (service_addresses(), servers)).unwrap();
     rig.peer.echo = false;
     for n in 0..2 {
         let (client, node) = (ip(CLIENT[n]), ip(NODE[n]));
@@ -286,10 +290,10 @@ fn loopback_is_steered_for_the_nodes_own_processes() {
         let lo = netlink.link("lo").unwrap().index;
         netlink.set_up(lo).unwrap();
     });
-    let front = |address| Front { address: ip(address), protocol: proto::UDP, port: 8053 };
-    let fronts = ["127.0.0.1", "::1"].map(front).to_vec();
+    let front = |address| L4Address { address: ip(address), protocol: proto::UDP, port: 8053 };
+    let service_addresses = ["127.0.0.1", "::1"].map(front).to_vec();
     let steering = rig.steering.as_mut().unwrap();
-    steering.update(1500, NODE.map(ip).to_vec(), (fronts, Vec::new())).unwrap();
+    steering.update(1500, NODE.map(ip).to_vec(), (service_addresses, Vec::new())).unwrap();
     assert!(steering.take_loopback_failure().is_none());
     let node = rig.node.clone();
     for (f, loopback) in ["127.0.0.1", "::1"].into_iter().enumerate() {
@@ -299,10 +303,10 @@ fn loopback_is_steered_for_the_nodes_own_processes() {
         }
     }
     // From any address of the node, at any address of the node.
-    let front = Front { address: ip(NODE[1]), ..front("::1") };
+    let front = L4Address { address: ip(NODE[1]), ..front("::1") };
     let steering = rig.steering.as_mut().unwrap();
-    let fronts = vec![front, Front { address: ip("::1"), ..front }];
-    steering.update(1500, NODE.map(ip).to_vec(), (fronts, Vec::new())).unwrap();
+    let service_addresses = vec![front, L4Address { address: ip("::1"), ..front }];
+    steering.update(1500, NODE.map(ip).to_vec(), (service_addresses, Vec::new())).unwrap();
     rig.reaches_the_switch(&node, "::1", SocketAddr::new(ip(NODE[1]), 8053), 100);
     // Others may remove what delivers replies at ::1.
     let steering = rig.steering.as_mut().unwrap();
@@ -327,10 +331,14 @@ fn updates_and_the_end() {
     let to = SocketAddr::new(ip(NODE[0]), PORT);
     rig.reaches_the_switch(&client, CLIENT[0], to, 10);
     // Many addresses, in more than one message.
-    let many = (1..=3000).map(|port| Front { address: ip(NODE[0]), protocol: 17, port });
+    let many = (1..=3000).map(|port| L4Address { address: ip(NODE[0]), protocol: 17, port });
     let steering = rig.steering.as_mut().unwrap();
     steering
-        .update(1500, NODE.map(ip).to_vec(), (many.chain(fronts()).collect(), Vec::new()))
+        .update(
+            1500,
+            NODE.map(ip).to_vec(),
+            (many.chain(service_addresses()).collect(), Vec::new()),
+        )
         .unwrap();
     rig.reaches_the_switch(&client, CLIENT[0], SocketAddr::new(ip(NODE[0]), 2999), 10);
     rig.reaches_the_switch(&client, CLIENT[0], to, 10);
@@ -376,18 +384,18 @@ fn rules_of_a_killed_run_are_taken_over() {
     drop(rig.steering.take());
     assert_eq!(rules(&node), before);
     // And again, with a clean start.
-    drop(Steering::install(&node, config(fronts())).unwrap());
+    drop(Steering::install(&node, config(service_addresses())).unwrap());
     assert_eq!(rules(&node), before);
     // A run that leaves its rules to the next one, twice.
     for _ in 0..2 {
-        let mut left = Steering::install(&node, config(fronts())).unwrap();
+        let mut left = Steering::install(&node, config(service_addresses())).unwrap();
         left.leave_in_force();
         drop(left);
         assert_ne!(rules(&node), before);
     }
-    drop(Steering::install(&node, config(fronts())).unwrap());
+    drop(Steering::install(&node, config(service_addresses())).unwrap());
     assert_eq!(rules(&node), before);
-    let mut left = Steering::install(&node, config(fronts())).unwrap();
+    let mut left = Steering::install(&node, config(service_addresses())).unwrap();
     left.leave_in_force();
     drop(left);
     steer::forget(&node).unwrap();

@@ -115,7 +115,8 @@ pub use flow_view::{
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
 pub use handover::{
-    Fate, HANDOVER_SOCKET, HandoverError, Predecessor, Successor, shared_file, take_shared,
+    CaptureOutcome, HANDOVER_SOCKET, HandoverError, Predecessor, Successor, shared_file,
+    take_shared,
 };
 pub use inspect::{PodInfo, Status, WorkerStatus};
 pub use kube_proxy::KubeProxyMode;
@@ -125,7 +126,7 @@ pub use name_view::{NameLine, NameStep, NameTruncated, NameView};
 pub use names::{UnknownName, check_drop_reason, protocol_name, protocol_number};
 pub use node::{Node, PUBLISH_TIMEOUT, PodInterfaces, RECONCILE_INTERVAL};
 pub use options::{NodeOptions, UnderlayKind, UnderlayOptions};
-pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WokenBy, WorkerPerf};
+pub use perf::{LongestPause, Perf, PerfReading, PollTime, SlowPath, WakeReasons, WorkerPerf};
 pub use pod_name::{PodName, PodNameError};
 pub use podswitch_core::records::{
     Allowed, CloseReason, DropRecord, End, FlowChange, FlowRecord, FlowsLeftOut, NameQuestion,

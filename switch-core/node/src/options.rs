@@ -169,7 +169,7 @@ impl NodeOptions {
     }
 
     /// Takes the node over from a running switch, which gave this process these files
-    /// ([`Predecessor::greet`](crate::Predecessor::greet)). [`Node::start`](crate::Node::start) then attaches its devices
+    /// ([`Predecessor::receive_devices`](crate::Predecessor::receive_devices)). [`Node::start`](crate::Node::start) then attaches its devices
     /// while it forwards; packets are forwarded from [`Node::take_over`](crate::Node::take_over) on.
     #[must_use]
     pub fn take_over(mut self, files: Inherited) -> Self {

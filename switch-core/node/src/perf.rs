@@ -89,7 +89,7 @@ pub struct WorkerPerf {
     /// Sleeps in the kernel.
     pub sleeps: u64,
     /// What ended the sleeps.
-    pub woken_by: WokenBy,
+    pub woken_by: WakeReasons,
     /// The longest time between two polls without a sleep. Frames that arrived during it were
     /// delayed. At most the last minute is covered.
     pub longest_pause: Option<LongestPause>,
@@ -128,7 +128,7 @@ pub struct PollTime {
 /// What ended sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct WokenBy {
+pub struct WakeReasons {
     /// A port had frames.
     pub port: u64,
     /// The control plane sent a command: a publish, or a port that was attached or detached.
@@ -254,7 +254,7 @@ impl WorkerReading {
             sleeps: load.woken.iter().sum(),
             woken_by: {
                 let [port, command, timeout] = load.woken;
-                WokenBy { port, command, timeout }
+                WakeReasons { port, command, timeout }
             },
             longest_pause: pause.map(|pause| LongestPause {
                 ns: pause.duration.as_nanos() as u64,

@@ -113,9 +113,9 @@ impl Affected {
         for change in changes {
             match change {
                 Change::Pod(pod) => affected.pod(&pod.cookie, objects),
-                Change::PodGone(cookie) => affected.pod(cookie, objects),
+                Change::PodDeleted(cookie) => affected.pod(cookie, objects),
                 Change::Node(node) => drop(affected.nodes.insert(node.name.clone())),
-                Change::NodeGone(name) => drop(affected.nodes.insert(name.clone())),
+                Change::NodeDeleted(name) => drop(affected.nodes.insert(name.clone())),
                 Change::Settings(after) => affected.is_all |= Own::of(settings) != Own::of(after),
                 _ => {}
             }
@@ -397,9 +397,9 @@ mod tests {
         let pods = (0..6_u8, 0..4_usize, 0..5_u8, prop::bool::weighted(0.2));
         prop_oneof![
             4 => pods.prop_map(|(number, at, place, host)| Change::Pod(pod(number, at, place, host))),
-            1 => (0..6_u8).prop_map(|n| Change::PodGone(Cookie::new(format!("Pod/a/{n}")))),
+            1 => (0..6_u8).prop_map(|n| Change::PodDeleted(Cookie::new(format!("Pod/a/{n}")))),
             2 => (1..4_usize, 0..4_u8).prop_map(|(n, ranges)| Change::Node(node(n, ranges))),
-            1 => (1..4_usize).prop_map(|n| Change::NodeGone(NODES[n].into())),
+            1 => (1..4_usize).prop_map(|n| Change::NodeDeleted(NODES[n].into())),
             1 => (0..4_u8).prop_map(|ranges| Change::Settings(Arc::new(settings(ranges)))),
         ]
     }

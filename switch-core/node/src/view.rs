@@ -48,7 +48,7 @@ impl<'a> View<'a> {
         for change in changes.iter().rev() {
             match change {
                 Change::Node(node) if known.insert(&node.name) => new.push(&**node),
-                Change::NodeGone(name) => drop(known.insert(name)),
+                Change::NodeDeleted(name) => drop(known.insert(name)),
                 _ => {}
             }
         }
@@ -67,7 +67,7 @@ impl<'a> View<'a> {
         for change in changes.iter().rev() {
             match change {
                 Change::Route(route) if known.insert(route.destination) => new.push(&**route),
-                Change::RouteGone(destination) => drop(known.insert(*destination)),
+                Change::RouteDeleted(destination) => drop(known.insert(*destination)),
                 _ => {}
             }
         }

@@ -33,7 +33,7 @@ impl Default for CaptureOptions {
 /// The result of processing a captured frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fate {
+pub enum CaptureOutcome {
     /// Received, and sent by this port (the last one if there are several).
     Forwarded(PortId),
     /// Received, and dropped.
@@ -78,7 +78,7 @@ pub struct CapturedFrame {
     /// The snapshot with which it was evaluated.
     pub snapshot: Arc<Snapshot>,
     /// The result of processing it.
-    pub fate: Fate,
+    pub fate: CaptureOutcome,
 }
 
 /// The result of processing a frame, as a worker records it.

@@ -22,5 +22,5 @@ mod reader;
 mod tap;
 
 pub use filter::CaptureFilter;
-pub use frame::{CaptureOptions, CapturedFrame, Fate};
+pub use frame::{CaptureOptions, CaptureOutcome, CapturedFrame};
 pub use reader::CaptureReader;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::frame::{CaptureOptions, CapturedFrame, Copy, Fate, RawFate};
+use super::frame::{CaptureOptions, CaptureOutcome, CapturedFrame, Copy, RawFate};
 use super::queue::Queue;
 use super::tap::WorkerTap;
 use crate::records::record;
@@ -72,11 +72,13 @@ impl Drop for CaptureReader {
 fn captured(worker: usize, copy: Copy) -> CapturedFrame {
     let Copy { time, port, direction, original_len, headers, frame, snapshot, fate } = copy;
     let fate = match fate {
-        RawFate::Forwarded(port) => Fate::Forwarded(port),
-        RawFate::Dropped(raw) => Fate::Dropped(Box::new(record(worker, &raw, Some(&snapshot)))),
-        RawFate::Sent { origin, ingress } => Fate::Sent { origin, ingress },
-        RawFate::Unknown if headers.is_fragment => Fate::Held,
-        RawFate::Unknown => Fate::Consumed,
+        RawFate::Forwarded(port) => CaptureOutcome::Forwarded(port),
+        RawFate::Dropped(raw) => {
+            CaptureOutcome::Dropped(Box::new(record(worker, &raw, Some(&snapshot))))
+        }
+        RawFate::Sent { origin, ingress } => CaptureOutcome::Sent { origin, ingress },
+        RawFate::Unknown if headers.is_fragment => CaptureOutcome::Held,
+        RawFate::Unknown => CaptureOutcome::Consumed,
     };
     let (key, tcp_flags, is_tunnel) = (headers.key(), headers.tcp_flags, headers.is_tunnel);
     CapturedFrame {

@@ -25,7 +25,7 @@ use super::{BurstContext, Engine};
 use crate::action::{DropReason, Plan};
 use crate::flow::connection::{ConnectionRef, Created, IndexHash, Known};
 use crate::flow::table::FlowEntry;
-use crate::flow::tcp::{Judgement, Segment, TcpState, is_over, is_possible, window_scale};
+use crate::flow::tcp::{Segment, SegmentCheck, TcpState, is_over, is_possible, window_scale};
 use crate::invalidation::Groups;
 use crate::packet::Packet;
 use crate::pinned::{Direction, Opened, Pinned, SourceNat};
@@ -314,7 +314,7 @@ impl Engine {
         }
         let scale = if segment.flags & SYN != 0 { window_scale(header) } else { None };
         let judgement = tracker.control_segment(connection, &segment, scale, packet.len(), seconds);
-        (judgement == Some(Judgement::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
+        (judgement == Some(SegmentCheck::OutOfWindow)).then_some(DropReason::TcpOutOfWindow)
     }
 
     /// Enters the flow into this worker's table. If the table is full, the flow's packets keep taking

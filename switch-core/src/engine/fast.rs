@@ -20,7 +20,7 @@ use super::{BurstContext, Engine};
 use crate::action::{Plan, PlanFlags};
 use crate::flow::connection::{ConnectionRef, Tracker};
 use crate::flow::table::{EntryId, Flow, Follow, Hit, LookupMiss, PendingCounts, Revalidations};
-use crate::flow::tcp::{Judgement, Segment, is_possible};
+use crate::flow::tcp::{Segment, SegmentCheck, is_possible};
 use crate::id::PortId;
 use crate::packet::{BATCH, Batch, Packet};
 
@@ -289,5 +289,5 @@ fn closes(
     segment.flags & SYN == 0
         && is_possible(segment.flags)
         && tracker.control_segment(connection, segment, None, bytes, seconds)
-            == Some(Judgement::Fits)
+            == Some(SegmentCheck::Fits)
 }

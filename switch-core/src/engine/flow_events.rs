@@ -24,7 +24,7 @@ pub enum EndCause {
     /// state.
     PolicyChanged,
     /// A pod of this node that is one of its ends was removed. Its slot is kept for the same time.
-    PodGone,
+    PodDeleted,
 }
 
 /// A connection opened or ended.
@@ -39,7 +39,7 @@ pub enum FlowEvent<'a> {
         /// When it was opened, and with which snapshot.
         opened: OpenedAt,
     },
-    /// A connection ended. If a change ended it ([`EndCause::PolicyChanged`], [`EndCause::PodGone`]), it may be opened
+    /// A connection ended. If a change ended it ([`EndCause::PolicyChanged`], [`EndCause::PodDeleted`]), it may be opened
     /// again if another change allows it, with the same [`ConnectionRef`]; its counts continue. If it is not opened
     /// again, it ends a second time when its slot is freed, with [`ConnectionInfo::is_recorded`] set.
     Ended {

@@ -116,7 +116,7 @@ impl Engine {
         let (tracker, seconds) = (&self.shared.tracker, cx.now.as_secs() as u32);
         let Some(old) = tracker.find_key(reply) else { return false };
         let on_end = &mut evicting(&mut self.flow_observer, cx);
-        tracker.give_way(old.connection, patience, seconds, on_end)
+        tracker.evict(old.connection, patience, seconds, on_end)
     }
 
     /// Creates the connection. If a limit is reached, connections of the account or source with

@@ -99,7 +99,7 @@ fn ended_by_change(snapshot: &Snapshot, pinned: &Pinned) -> Option<EndCause> {
             && matches!(snapshot.fib.get(address), Some(FibEntry::LocalPods))
     };
     if is_gone(pinned.original.src_addr()) || is_gone(pinned.reply.src_addr()) {
-        return Some(EndCause::PodGone);
+        return Some(EndCause::PodDeleted);
     }
     let query = Query {
         via: pinned.origin_end,

@@ -39,7 +39,7 @@ pub(crate) use running::Places;
 pub use running::Running;
 pub(crate) use saved::Kept;
 pub use saved::{MemoryError, Restored, Saved, SavedMemory, SlotMemory, memory_size};
-pub use slot::{PRESSURE_SECS, Worth};
+pub use slot::{EvictionClass, PRESSURE_SECS};
 pub use tracker::Tracker;
 
 /// Atomics and locks; `model.rs` replaces them.

@@ -130,7 +130,7 @@ pub struct Side {
 
 /// The result of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum SegmentCheck {
     /// It fits; the states may change.
     Fits,
     /// A SYN after the connection was closed: nothing was changed, and the caller ends the old
@@ -160,30 +160,30 @@ pub fn is_possible(flags: u8) -> bool {
 }
 
 /// Checks a segment with SYN, FIN or RST from the side `own` to the side `peer`.
-pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
+pub fn check(segment: &Segment, own: &Side, peer: &Side) -> SegmentCheck {
     if segment.flags & (SYN | ACK | RST) == SYN {
         if is_over(own.state, peer.state) {
-            return Judgement::Restart;
+            return SegmentCheck::Restart;
         }
         // A retransmitted SYN, or a simultaneous open. On an established connection the receiver
         // answers with a challenge ACK (RFC 5961 §4), so the SYN passes without effect.
-        return Judgement::Fits;
+        return SegmentCheck::Fits;
     }
     if peer.state == TcpState::None {
-        return Judgement::Fits;
+        return SegmentCheck::Fits;
     }
     // The peer accepts data from its last acknowledgment on, up to its window (RFC 9293
     // §3.10.7.4). A reset in reply to a SYN acknowledges it.
     if segment.flags & RST != 0 {
         if peer.state == TcpState::SynSent && segment.flags & ACK != 0 {
             return if segment.ack == peer.seq_end {
-                Judgement::Fits
+                SegmentCheck::Fits
             } else {
-                Judgement::OutOfWindow
+                SegmentCheck::OutOfWindow
             };
         }
         if own.state < TcpState::Established && peer.ack == 0 {
-            return Judgement::Fits;
+            return SegmentCheck::Fits;
         }
         let window = peer.window.max(1);
         let offset = segment.seq.wrapping_sub(peer.ack);
@@ -191,17 +191,17 @@ pub fn check(segment: &Segment, own: &Side, peer: &Side) -> Judgement {
         // peer's acknowledgment, but not beyond the data seen from this side.
         let sent = own.seq_end.wrapping_sub(peer.ack);
         let limit = window.max(if (sent as i32) > 0 { sent } else { 0 });
-        return if offset <= limit { Judgement::Fits } else { Judgement::OutOfWindow };
+        return if offset <= limit { SegmentCheck::Fits } else { SegmentCheck::OutOfWindow };
     }
     if own.state >= TcpState::Established && peer.state >= TcpState::Established {
         let window = peer.window.max(MIN_WINDOW);
         let fits = seq_le(segment.end, peer.ack.wrapping_add(window).wrapping_add(1))
             && seq_le(own.seq_end.wrapping_sub(window).wrapping_sub(1), segment.end);
         if !fits {
-            return Judgement::OutOfWindow;
+            return SegmentCheck::OutOfWindow;
         }
     }
-    Judgement::Fits
+    SegmentCheck::Fits
 }
 
 /// Idle timeout of a connection in these states, in seconds (RFC 5382 REQ-5: established two hours
@@ -240,27 +240,27 @@ mod tests {
     fn reset_is_accepted_only_inside_the_window() {
         let own = side(TcpState::Established, 5_000, 9_000, 1_000);
         let peer = side(TcpState::Established, 9_000, 5_000, 1_000);
-        assert_eq!(check(&segment(RST, 5_000, 0), &own, &peer), Judgement::Fits);
-        assert_eq!(check(&segment(RST, 5_999, 0), &own, &peer), Judgement::Fits);
-        assert_eq!(check(&segment(RST, 4_999, 0), &own, &peer), Judgement::OutOfWindow);
-        assert_eq!(check(&segment(RST, 6_001, 0), &own, &peer), Judgement::OutOfWindow);
-        assert_eq!(check(&segment(RST, 3_000_000_000, 0), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST, 5_000, 0), &own, &peer), SegmentCheck::Fits);
+        assert_eq!(check(&segment(RST, 5_999, 0), &own, &peer), SegmentCheck::Fits);
+        assert_eq!(check(&segment(RST, 4_999, 0), &own, &peer), SegmentCheck::OutOfWindow);
+        assert_eq!(check(&segment(RST, 6_001, 0), &own, &peer), SegmentCheck::OutOfWindow);
+        assert_eq!(check(&segment(RST, 3_000_000_000, 0), &own, &peer), SegmentCheck::OutOfWindow);
     }
 
     #[test]
     fn reset_of_a_syn_must_acknowledge_it() {
         let own = side(TcpState::None, 0, 0, 0);
         let peer = side(TcpState::SynSent, 101, 0, 1_000);
-        assert_eq!(check(&segment(RST | ACK, 0, 101), &own, &peer), Judgement::Fits);
-        assert_eq!(check(&segment(RST | ACK, 0, 100), &own, &peer), Judgement::OutOfWindow);
+        assert_eq!(check(&segment(RST | ACK, 0, 101), &own, &peer), SegmentCheck::Fits);
+        assert_eq!(check(&segment(RST | ACK, 0, 100), &own, &peer), SegmentCheck::OutOfWindow);
     }
 
     #[test]
     fn syn_restarts_only_a_closed_connection() {
         let live = side(TcpState::Established, 5_000, 9_000, 1_000);
         let gone = side(TcpState::Closed, 5_000, 9_000, 1_000);
-        assert_eq!(check(&segment(SYN, 77, 0), &gone, &gone), Judgement::Restart);
-        assert_eq!(check(&segment(SYN, 77, 0), &live, &live), Judgement::Fits);
+        assert_eq!(check(&segment(SYN, 77, 0), &gone, &gone), SegmentCheck::Restart);
+        assert_eq!(check(&segment(SYN, 77, 0), &live, &live), SegmentCheck::Fits);
     }
 
     #[test]

@@ -17,48 +17,48 @@ pub enum Change {
     /// Upserts a pod.
     Pod(Arc<Endpoint>),
     /// Deletes the pod of this name.
-    PodGone(Cookie),
+    PodDeleted(Cookie),
     /// Upserts a namespace.
     Namespace(Arc<Namespace>),
     /// Deletes the namespace of this name.
-    NamespaceGone(Arc<str>),
+    NamespaceDeleted(Arc<str>),
     /// Upserts another node.
     Node(Arc<RemoteNode>),
     /// Deletes the other node of this name.
-    NodeGone(Arc<str>),
+    NodeDeleted(Arc<str>),
     /// Upserts a NetworkPolicy.
     Policy(Arc<NetworkPolicy>),
     /// Deletes the NetworkPolicy of this name (cookie).
-    PolicyGone(Arc<str>),
+    PolicyDeleted(Arc<str>),
     /// Upserts a ClusterNetworkPolicy.
     ClusterPolicy(Arc<ClusterNetworkPolicy>),
     /// Deletes the ClusterNetworkPolicy of this name (cookie).
-    ClusterPolicyGone(Arc<str>),
+    ClusterPolicyDeleted(Arc<str>),
     /// Upserts a policy of either kind that the caller found invalid. It replaces the one of the
     /// same name and is deleted like that one.
     RefusedPolicy(Arc<RefusedPolicy>),
     /// Upserts a Service.
     Service(Arc<Service>),
     /// Deletes the Service of this name.
-    ServiceGone(ServiceName),
+    ServiceDeleted(ServiceName),
     /// Upserts an endpoint slice.
     Slice(Arc<EndpointSlice>),
     /// Deletes the slice of this namespace and name.
-    SliceGone(Arc<str>, Arc<str>),
+    SliceDeleted(Arc<str>, Arc<str>),
     /// Sets the host ports of a pod of this node; an empty list deletes them.
     HostPorts(Cookie, Arc<[HostPort]>),
     /// Sets the role of a port.
     Port(PortConfig),
     /// Deletes the role of a port.
-    PortGone(PortId),
+    PortDeleted(PortId),
     /// Upserts a route.
     Route(Arc<Route>),
     /// Deletes the route to this destination.
-    RouteGone(Cidr),
+    RouteDeleted(Cidr),
     /// Upserts a bridge domain.
     Bridge(Arc<BridgeDomain>),
     /// Deletes the bridge domain of this name.
-    BridgeGone(Arc<str>),
+    BridgeDeleted(Arc<str>),
     /// Replaces the names that the switch answers for; `None`: none.
     Zone(Option<Arc<Zone>>),
     /// Replaces the settings: all fields of the configuration that are not lists of objects. The

@@ -116,15 +116,15 @@ impl Desired {
     pub(crate) fn stage(&mut self, change: Change) {
         match change {
             Change::Pod(object) => self.endpoints.stage(object.key(), Some(object)),
-            Change::PodGone(name) => self.endpoints.stage(name, None),
+            Change::PodDeleted(name) => self.endpoints.stage(name, None),
             Change::Namespace(object) => self.namespaces.stage(object.key(), Some(object)),
-            Change::NamespaceGone(name) => self.namespaces.stage(name, None),
+            Change::NamespaceDeleted(name) => self.namespaces.stage(name, None),
             Change::Node(object) => self.nodes.stage(object.key(), Some(object)),
-            Change::NodeGone(name) => self.nodes.stage(name, None),
+            Change::NodeDeleted(name) => self.nodes.stage(name, None),
             Change::Policy(policy) => self.stage_policy(Wanted::new(policy)),
-            Change::PolicyGone(name) => self.policies.stage(name, None),
+            Change::PolicyDeleted(name) => self.policies.stage(name, None),
             Change::ClusterPolicy(policy) => self.stage_cluster_policy(Wanted::new(policy)),
-            Change::ClusterPolicyGone(name) => self.cluster_policies.stage(name, None),
+            Change::ClusterPolicyDeleted(name) => self.cluster_policies.stage(name, None),
             Change::RefusedPolicy(refused) => match &*refused {
                 RefusedPolicy::Network { policy, error } => {
                     self.stage_policy(Wanted::refused(policy, error));
@@ -134,19 +134,19 @@ impl Desired {
                 }
             },
             Change::Service(object) => self.services.stage(object.key(), Some(object)),
-            Change::ServiceGone(name) => self.services.stage(name, None),
+            Change::ServiceDeleted(name) => self.services.stage(name, None),
             Change::Slice(object) => self.slices.stage(object.key(), Some(object)),
-            Change::SliceGone(namespace, name) => self.slices.stage((namespace, name), None),
+            Change::SliceDeleted(namespace, name) => self.slices.stage((namespace, name), None),
             Change::HostPorts(pod, ports) => {
                 let object = (!ports.is_empty()).then(|| (pod.clone(), ports));
                 self.host_ports.stage(pod, object);
             }
             Change::Port(port) => self.ports.stage(port.key(), Some(port)),
-            Change::PortGone(port) => self.ports.stage(port, None),
+            Change::PortDeleted(port) => self.ports.stage(port, None),
             Change::Route(object) => self.routes.stage(object.key(), Some(object)),
-            Change::RouteGone(destination) => self.routes.stage(destination, None),
+            Change::RouteDeleted(destination) => self.routes.stage(destination, None),
             Change::Bridge(object) => self.bridges.stage(object.key(), Some(object)),
-            Change::BridgeGone(name) => self.bridges.stage(name, None),
+            Change::BridgeDeleted(name) => self.bridges.stage(name, None),
             Change::Zone(zone) => self.zone = zone,
             Change::Settings(config) => self.settings = Settings::of(&config),
         }

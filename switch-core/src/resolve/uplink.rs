@@ -22,7 +22,7 @@ pub(super) fn check_uplink_source(
 ) -> Result<(), DropReason> {
     if let Some(end) = via {
         let reach = snapshot.reach(source);
-        let behind = reach.is_some_and(|reach| snapshot.tunnels.speaks_by(end, reach));
+        let behind = reach.is_some_and(|reach| snapshot.tunnels.may_send_from(end, reach));
         return behind.then_some(()).ok_or(DropReason::TunnelInnerSource);
     }
     if !uplink.direct {

@@ -153,7 +153,7 @@ impl Tunnels {
 
     /// Whether packets from a node or pod with this `reach` may come from the VTEP `end`: it is
     /// that VTEP, or the other one of the same node.
-    pub fn speaks_by(&self, end: VtepIndex, reach: Reach) -> bool {
+    pub fn may_send_from(&self, end: VtepIndex, reach: Reach) -> bool {
         let Reach::Tunnel(to) = reach else { return false };
         to == end || self.node(to).is_some_and(|node| self.node(end) == Some(node))
     }

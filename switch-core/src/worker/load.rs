@@ -19,7 +19,7 @@ pub const DURATION_CLASSES: usize = 40;
 
 /// The reason for the end of a sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WokenBy {
+pub(super) enum WakeReason {
     /// A port is readable.
     Port,
     /// The control plane or another worker.
@@ -197,7 +197,7 @@ impl LoadMeter {
     }
 
     /// A sleep is over.
-    pub(super) fn slept(&self, from: Instant, to: Instant, woken: WokenBy) {
+    pub(super) fn slept(&self, from: Instant, to: Instant, woken: WakeReason) {
         self.slept_nanos.add(to.since(from).as_nanos() as u64);
         self.woken[woken as usize].add(1);
         self.asleep_since.store(0, Relaxed);
@@ -298,8 +298,8 @@ mod tests {
         let before = meter.read();
         meter.burst(64);
         meter.idle(at(200));
-        meter.slept(at(200), at(1200), WokenBy::Port);
-        meter.slept(at(1200), at(1300), WokenBy::Timeout);
+        meter.slept(at(200), at(1200), WakeReason::Port);
+        meter.slept(at(1200), at(1300), WakeReason::Timeout);
         let load = meter.read().since(&before);
         assert_eq!(load.burst_sizes, [0, 0, 0, 0, 0, 0, 1]);
         assert_eq!((load.empty_polls, load.nanos, load.slept_nanos), (1, 1200, 1100));
@@ -307,7 +307,7 @@ mod tests {
         meter.sleeps(at(1400));
         let later = meter.read_at(at(2000)).since(&before);
         assert_eq!((later.slept_nanos, later.nanos), (1700, 1900), "asleep since");
-        meter.slept(at(1400), at(2100), WokenBy::Command);
+        meter.slept(at(1400), at(2100), WakeReason::Command);
         assert_eq!(meter.read_at(at(2200)).since(&before).slept_nanos, 1800);
     }
 }

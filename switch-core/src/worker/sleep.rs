@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
-use super::load::WokenBy;
+use super::load::WakeReason;
 use crate::id::PortId;
 
 const WAKE: u64 = u64::MAX;
@@ -88,20 +88,20 @@ impl Sleeper {
     }
 
     /// Sleeps until a port is readable or the waker is used, at most for `longest`. Returns which.
-    pub(super) fn sleep(&self, longest: Duration) -> WokenBy {
+    pub(super) fn sleep(&self, longest: Duration) -> WakeReason {
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 4];
         let timeout = Timespec {
             tv_sec: longest.as_secs() as i64,
             tv_nsec: i64::from(longest.subsec_nanos()),
         };
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], Some(&timeout)) else {
-            return WokenBy::Timeout;
+            return WakeReason::Timeout;
         };
         if events.iter().any(|e| e.data.u64() == WAKE) {
             let mut count = [0u8; 8];
             let _ = rustix::io::read(&*self.waker.0, &mut count);
-            return WokenBy::Command;
+            return WakeReason::Command;
         }
-        if events.is_empty() { WokenBy::Timeout } else { WokenBy::Port }
+        if events.is_empty() { WakeReason::Timeout } else { WakeReason::Port }
     }
 }

@@ -126,7 +126,7 @@ fn connections_of_a_removed_pod_are_recorded_at_once() {
         recorded.apply(&less);
         recorded.pass(SOON);
         let (reason, record) = recorded.one_closed();
-        assert_eq!((reason, record.packets), (CloseReason::PodGone, [2, 1]), "{f} {gone}");
+        assert_eq!((reason, record.packets), (CloseReason::PodDeleted, [2, 1]), "{f} {gone}");
         assert_eq!(record.client.pod.as_deref(), Some("p0"), "its former name");
         assert_eq!(record.server.pod.as_deref(), Some("p1"));
         recorded.adds_up([4, 4 * [54, 74][f]]);

@@ -184,7 +184,7 @@ fn later_changes_explain_a_timeout() {
     recorded.apply(&config);
     recorded.pass(200);
     let (reason, record) = recorded.one_closed();
-    assert_eq!((reason, record.server.pod.as_deref()), (CloseReason::PodGone, Some("p1")));
+    assert_eq!((reason, record.server.pod.as_deref()), (CloseReason::PodDeleted, Some("p1")));
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn the_running_pod_has_the_address_and_the_next_one_gets_it() {
     }
     // In the order of their precedence, each as soon as the one before is deleted.
     for (gone, next) in [("d", "c"), ("c", "a"), ("a", "b"), ("b", "e"), ("e", "p0")] {
-        let gone = Change::PodGone(Cookie::new(format!("Pod/default/{gone}")));
+        let gone = Change::PodDeleted(Cookie::new(format!("Pod/default/{gone}")));
         let published = switch.control.update_lenient([gone]).unwrap();
         assert_eq!(holder(&switch, address), format!("Pod/default/{next}"));
         assert_eq!(published.taken, [Cookie::new(format!("Pod/default/{next}"))]);
@@ -195,14 +195,14 @@ fn an_invalid_policy_allows_nothing() {
         assert_eq!(published.left_out[0].effect, Effect::LastVersion);
         assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
         // Independent of other changes.
-        switch.control.update_lenient([Change::NamespaceGone("x".into())]).unwrap();
+        switch.control.update_lenient([Change::NamespaceDeleted("x".into())]).unwrap();
         assert!(passes(&mut switch, 53) && !passes(&mut switch, 54));
         switch.control.update_lenient([good(54)]).unwrap();
         assert!(!passes(&mut switch, 53) && passes(&mut switch, 54));
         // After a deletion in between, the earlier version does not count.
         switch
             .control
-            .update_lenient([Change::PolicyGone("NetworkPolicy/default/p".into())])
+            .update_lenient([Change::PolicyDeleted("NetworkPolicy/default/p".into())])
             .unwrap();
         assert!(passes(&mut switch, 53));
         switch.control.update_lenient([bad]).unwrap();
@@ -236,7 +236,7 @@ fn strict_publishes_refuse_what_lenient_ones_leave_out() {
     // An object that is already left out does not make changes of other objects fail, but it makes
     // a whole state fail.
     switch.control.update_lenient([clash()]).unwrap();
-    switch.control.update([Change::NamespaceGone("x".into())]).unwrap();
+    switch.control.update([Change::NamespaceDeleted("x".into())]).unwrap();
     let mut whole = config();
     whole.endpoints.push(with_address_of(0, "z", Precedence::default()));
     assert!(switch.control.apply(&whole).is_err());
@@ -273,7 +273,7 @@ fn the_dependency_of_an_object_may_be_added_later() {
     let published = switch.control.update_lenient([Change::Port(port)]).unwrap();
     assert_eq!(published.taken, [Cookie::new("Pod/default/late")]);
     assert_eq!(holder(&switch, [10, 1, 0, 77].into()), "Pod/default/late");
-    let published = switch.control.update_lenient([Change::PortGone(PortId(9))]).unwrap();
+    let published = switch.control.update_lenient([Change::PortDeleted(PortId(9))]).unwrap();
     assert_eq!(fields(&published.left_out), ["Pod/default/late: attachment.port"]);
     assert_eq!(holder(&switch, [10, 1, 0, 77].into()), "-");
 }
@@ -297,7 +297,7 @@ fn frontends_that_two_services_claim_are_reported() {
     assert_eq!(told, ["Service/ns/b: spec.clusterIPs", "Service/ns/c: spec.ports.nodePort"]);
     assert!(published.left_out.iter().all(|l| l.effect == Effect::OneFrontend));
     assert_eq!(switch.control.left_out().len(), 2);
-    let gone = Change::ServiceGone(podswitch_policy::service::model::ServiceName {
+    let gone = Change::ServiceDeleted(podswitch_policy::service::model::ServiceName {
         namespace: "ns".into(),
         name: "a".into(),
     });

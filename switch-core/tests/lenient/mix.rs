@@ -155,7 +155,7 @@ impl Mix {
         });
         let same = |o: &Arc<Endpoint>| o.cookie == cookie;
         replace(&mut self.config.endpoints, same, keep.then(|| pod.clone()));
-        if keep { Change::Pod(pod) } else { Change::PodGone(cookie) }
+        if keep { Change::Pod(pod) } else { Change::PodDeleted(cookie) }
     }
 
     fn node(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -190,7 +190,7 @@ impl Mix {
         });
         let same = |o: &Arc<RemoteNode>| o.name == name;
         replace(&mut self.config.nodes, same, keep.then(|| node.clone()));
-        if keep { Change::Node(node) } else { Change::NodeGone(name) }
+        if keep { Change::Node(node) } else { Change::NodeDeleted(name) }
     }
 
     fn port(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -211,7 +211,7 @@ impl Mix {
         };
         let config = PortConfig { port, role };
         replace(&mut self.config.ports, |o| o.port == port, keep.then(|| config.clone()));
-        if keep { Change::Port(config) } else { Change::PortGone(port) }
+        if keep { Change::Port(config) } else { Change::PortDeleted(port) }
     }
 
     fn bridge(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -219,7 +219,7 @@ impl Mix {
         let ageing_secs = if rng.chance(70) { 300 } else { 0 };
         let bridge = Arc::new(BridgeDomain { name: name.clone(), ageing_secs, learn_limit: 9 });
         replace(&mut self.config.bridges, |o| o.name == name, keep.then(|| bridge.clone()));
-        if keep { Change::Bridge(bridge) } else { Change::BridgeGone(name) }
+        if keep { Change::Bridge(bridge) } else { Change::BridgeDeleted(name) }
     }
 
     fn policy(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -245,7 +245,7 @@ impl Mix {
         match (keep, is_refused) {
             (true, false) => Change::Policy(policy),
             (true, true) => Change::RefusedPolicy(refused),
-            (false, _) => Change::PolicyGone(cookie),
+            (false, _) => Change::PolicyDeleted(cookie),
         }
     }
 
@@ -286,7 +286,7 @@ impl Mix {
         match (keep, is_refused) {
             (true, false) => Change::ClusterPolicy(policy),
             (true, true) => Change::RefusedPolicy(refused),
-            (false, _) => Change::ClusterPolicyGone(cookie),
+            (false, _) => Change::ClusterPolicyDeleted(cookie),
         }
     }
 
@@ -308,7 +308,7 @@ impl Mix {
         }
         let (name, service) = (service.name.clone(), Arc::new(service));
         replace(&mut self.config.services, |o| o.name == name, keep.then(|| service.clone()));
-        if keep { Change::Service(service) } else { Change::ServiceGone(name) }
+        if keep { Change::Service(service) } else { Change::ServiceDeleted(name) }
     }
 
     fn slice(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -325,7 +325,7 @@ impl Mix {
         });
         let name = slice.name.clone();
         replace(&mut self.config.slices, |o| o.name == name, keep.then(|| slice.clone()));
-        if keep { Change::Slice(slice) } else { Change::SliceGone("ns".into(), name) }
+        if keep { Change::Slice(slice) } else { Change::SliceDeleted("ns".into(), name) }
     }
 
     fn host_ports(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -352,7 +352,7 @@ impl Mix {
         let route = Arc::new(Route { destination, next_hops });
         let same = |o: &Arc<Route>| o.destination == destination;
         replace(&mut self.config.routes, same, keep.then(|| route.clone()));
-        if keep { Change::Route(route) } else { Change::RouteGone(destination) }
+        if keep { Change::Route(route) } else { Change::RouteDeleted(destination) }
     }
 }
 

@@ -135,7 +135,7 @@ impl World {
         let cookie = Cookie::new(format!("Pod/default/p{node}{n}"));
         if rng.chance(15) {
             replace(&mut self.config.endpoints, |o| o.cookie == cookie, None);
-            return Change::PodGone(cookie);
+            return Change::PodDeleted(cookie);
         }
         let there = self.config.endpoints.iter().find(|o| o.cookie == cookie);
         let mut object = there.map_or_else(
@@ -204,7 +204,7 @@ impl World {
         if !there {
             self.config.ports.push(port.clone());
         }
-        let mut changes = vec![if there { Change::PortGone(id) } else { Change::Port(port) }];
+        let mut changes = vec![if there { Change::PortDeleted(id) } else { Change::Port(port) }];
         let cookie = Cookie::new(format!("Pod/default/p0{n}"));
         let pod = self.config.endpoints.iter_mut().find(|o| o.cookie == cookie);
         if let Some(pod) = pod.filter(|pod| !pod.workload.host_network) {
@@ -220,7 +220,7 @@ impl World {
         let object = Arc::new(Namespace { name: name.clone(), labels: team(rng) });
         let kept = keep.then(|| object.clone());
         replace(&mut self.config.namespaces, |o| o.name == name, kept);
-        if keep { Change::Namespace(object) } else { Change::NamespaceGone(name) }
+        if keep { Change::Namespace(object) } else { Change::NamespaceDeleted(name) }
     }
 
     fn node(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -231,7 +231,7 @@ impl World {
         }
         let (name, object) = (object.name.clone(), Arc::new(object));
         replace(&mut self.config.nodes, |o| o.name == name, keep.then(|| object.clone()));
-        if keep { Change::Node(object) } else { Change::NodeGone(name) }
+        if keep { Change::Node(object) } else { Change::NodeDeleted(name) }
     }
 
     fn ports(rng: &mut Rng) -> Ports {
@@ -284,7 +284,7 @@ impl World {
         // Most policies allow something, otherwise few flows would ever be known.
         let keep = keep && rng.chance(70);
         replace(&mut self.config.policies, |o| o.cookie == cookie, keep.then(|| object.clone()));
-        if keep { Change::Policy(object) } else { Change::PolicyGone(cookie) }
+        if keep { Change::Policy(object) } else { Change::PolicyDeleted(cookie) }
     }
 
     fn cluster_policy(&mut self, rng: &mut Rng, keep: bool) -> Change {
@@ -315,7 +315,7 @@ impl World {
         });
         let list = &mut self.config.cluster_policies;
         replace(list, |o| o.cookie == cookie, keep.then(|| object.clone()));
-        if keep { Change::ClusterPolicy(object) } else { Change::ClusterPolicyGone(cookie) }
+        if keep { Change::ClusterPolicy(object) } else { Change::ClusterPolicyDeleted(cookie) }
     }
 
     fn service(&mut self, rng: &mut Rng, number: usize, keep: bool) -> Change {
@@ -347,7 +347,7 @@ impl World {
         });
         let name = object.name.clone();
         replace(&mut self.config.services, |o| o.name == name, keep.then(|| object.clone()));
-        if keep { Change::Service(object) } else { Change::ServiceGone(name) }
+        if keep { Change::Service(object) } else { Change::ServiceDeleted(name) }
     }
 
     fn slice(&mut self, rng: &mut Rng, number: usize, v6: bool, keep: bool) -> Change {
@@ -375,7 +375,7 @@ impl World {
         });
         let (namespace, name) = (object.namespace.clone(), object.name.clone());
         replace(&mut self.config.slices, |o| o.name == name, keep.then(|| object.clone()));
-        if keep { Change::Slice(object) } else { Change::SliceGone(namespace, name) }
+        if keep { Change::Slice(object) } else { Change::SliceDeleted(namespace, name) }
     }
 
     /// Changes that only whole configurations can express.

@@ -46,9 +46,9 @@ impl StateSink for Sink {
         for change in &changes.objects {
             match change {
                 Change::Pod(pod) => drop(self.objects.insert(pod.cookie.to_string())),
-                Change::PodGone(pod) => drop(self.objects.remove(pod.as_str())),
+                Change::PodDeleted(pod) => drop(self.objects.remove(pod.as_str())),
                 Change::Policy(policy) => drop(self.objects.insert(policy.cookie.to_string())),
-                Change::PolicyGone(policy) => drop(self.objects.remove(&**policy)),
+                Change::PolicyDeleted(policy) => drop(self.objects.remove(&**policy)),
                 _ => {}
             }
         }

@@ -61,15 +61,17 @@ impl StateSink for Sink {
 
     fn update_state(&mut self, changes: StateChanges) -> Result<Epoch, NodeError> {
         for change in &changes.objects {
-            match change {
-                Change::Pod(pod) => drop(self.objects.insert(pod.cookie.to_string())),
-                Change::PodGone(pod) => drop(self.objects.remove(pod.as_str())),
-                Change::Policy(policy) => drop(self.objects.insert(policy.cookie.to_string())),
-                Change::PolicyGone(policy) => drop(self.objects.remove(&**policy)),
-                Change::Service(it) => drop(self.objects.insert(format!("Service/{}", it.name))),
-                Change::ServiceGone(name) => drop(self.objects.remove(&format!("Service/{name}"))),
-                _ => {}
-            }
+            let known = &mut self.objects;
+            // Whether it was there already is not asked.
+            let _ = match change {
+                Change::Pod(pod) => known.insert(pod.cookie.to_string()),
+                Change::PodDeleted(pod) => known.remove(pod.as_str()),
+                Change::Policy(policy) => known.insert(policy.cookie.to_string()),
+                Change::PolicyDeleted(policy) => known.remove(&**policy),
+                Change::Service(it) => known.insert(format!("Service/{}", it.name)),
+                Change::ServiceDeleted(name) => known.remove(&format!("Service/{name}")),
+                _ => false,
+            };
         }
         self.updates += 1;
         Ok(self.control.update_lenient(changes.objects)?.epoch)

@@ -54,7 +54,7 @@ impl Changes {
     pub(super) fn namespace(&mut self, name: &Arc<str>, namespace: Option<Arc<Namespace>>) {
         self.objects.push(match namespace {
             Some(namespace) => Change::Namespace(namespace),
-            None => Change::NamespaceGone(name.clone()),
+            None => Change::NamespaceDeleted(name.clone()),
         });
     }
 }
@@ -88,7 +88,7 @@ impl Store {
             } else {
                 changes.objects.push(match &new {
                     Output::Node(node) => Change::Node(node.clone()),
-                    _ => Change::NodeGone(node.name.clone()),
+                    _ => Change::NodeDeleted(node.name.clone()),
                 });
             }
             return self.mark_all(pods);
@@ -102,7 +102,7 @@ impl Store {
                 if old.local.is_some() {
                     changes.pods.push(PodChange::Delete(object.clone()));
                 }
-                Change::PodGone(object.clone())
+                Change::PodDeleted(object.clone())
             }
             (old, Output::Pod(new)) => {
                 let (old_local, old_ports) = match &old {
@@ -123,14 +123,14 @@ impl Store {
                 Change::Pod(new.endpoint.clone())
             }
             (_, Output::Policy(policy)) => Change::Policy(policy),
-            (Output::Policy(_), _) => Change::PolicyGone(object.text()),
+            (Output::Policy(_), _) => Change::PolicyDeleted(object.text()),
             (_, Output::ClusterPolicy(policy)) => Change::ClusterPolicy(policy),
-            (Output::ClusterPolicy(_), _) => Change::ClusterPolicyGone(object.text()),
+            (Output::ClusterPolicy(_), _) => Change::ClusterPolicyDeleted(object.text()),
             (_, Output::Service(service)) => Change::Service(service),
-            (Output::Service(service), _) => Change::ServiceGone(service.name.clone()),
+            (Output::Service(service), _) => Change::ServiceDeleted(service.name.clone()),
             (_, Output::Slice(slice)) => Change::Slice(slice),
             (Output::Slice(slice), _) => {
-                Change::SliceGone(slice.namespace.clone(), slice.name.clone())
+                Change::SliceDeleted(slice.namespace.clone(), slice.name.clone())
             }
             // Handled above.
             (_, Output::Node(_)) | (Output::Node(_), _) => return,

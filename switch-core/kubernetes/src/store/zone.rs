@@ -149,7 +149,7 @@ impl Store {
         let before = std::mem::replace(&mut zone.slices, slices.clone());
         let objects = &mut self.changes.objects;
         for old in before.iter().filter(|old| slices.iter().all(|new| new.name != old.name)) {
-            objects.push(Change::SliceGone(old.namespace.clone(), old.name.clone()));
+            objects.push(Change::SliceDeleted(old.namespace.clone(), old.name.clone()));
         }
         let new = slices.into_iter().filter(|new| !before.contains(new));
         objects.extend(new.map(Change::Slice));

@@ -39,20 +39,22 @@ fn apply(map: &mut BTreeMap<String, String>, changes: &Changes) {
     for change in &changes.objects {
         let (key, text) = match change {
             Change::Pod(o) => (o.cookie.to_string(), Some(format!("{o:?}"))),
-            Change::PodGone(name) => (name.to_string(), None),
+            Change::PodDeleted(name) => (name.to_string(), None),
             Change::Namespace(o) => (format!("Namespace/{}", o.name), Some(format!("{o:?}"))),
-            Change::NamespaceGone(name) => (format!("Namespace/{name}"), None),
+            Change::NamespaceDeleted(name) => (format!("Namespace/{name}"), None),
             Change::Node(o) => (o.cookie.to_string(), Some(format!("{o:?}"))),
-            Change::NodeGone(name) => (format!("Node/{name}"), None),
+            Change::NodeDeleted(name) => (format!("Node/{name}"), None),
             Change::Policy(o) => (o.cookie.to_string(), Some(format!("{o:?}"))),
-            Change::PolicyGone(name) | Change::ClusterPolicyGone(name) => (name.to_string(), None),
+            Change::PolicyDeleted(name) | Change::ClusterPolicyDeleted(name) => {
+                (name.to_string(), None)
+            }
             Change::ClusterPolicy(o) => (o.cookie.to_string(), Some(format!("{o:?}"))),
             Change::Service(o) => (o.cookie.to_string(), Some(format!("{o:?}"))),
-            Change::ServiceGone(o) => (format!("Service/{o}"), None),
+            Change::ServiceDeleted(o) => (format!("Service/{o}"), None),
             Change::Slice(o) => {
                 (format!("Slice/{}/{}", o.namespace, o.name), Some(format!("{o:?}")))
             }
-            Change::SliceGone(namespace, name) => (format!("Slice/{namespace}/{name}"), None),
+            Change::SliceDeleted(namespace, name) => (format!("Slice/{namespace}/{name}"), None),
             Change::HostPorts(pod, ports) => {
                 let text = (!ports.is_empty()).then(|| format!("{ports:?}"));
                 (format!("host ports of {pod}"), text)

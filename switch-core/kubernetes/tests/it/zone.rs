@@ -193,6 +193,6 @@ fn the_resolver_is_the_last_backend_of_its_service() {
     assert!(slices(&mut store).is_empty());
     store.delete(service("udp").name());
     let gone = store.take_changes().objects.into_iter();
-    assert_eq!(gone.filter(|it| matches!(it, Change::SliceGone(..))).count(), 2);
+    assert_eq!(gone.filter(|it| matches!(it, Change::SliceDeleted(..))).count(), 2);
     assert!(store.compiled().config.slices.is_empty());
 }

@@ -128,7 +128,7 @@ impl HostPort {
         let Some(link) = netlink.find_link_at(self.index)? else { return Ok(None) };
         let mut done = release(&mut netlink, &link)?;
         let settings = self.settings();
-        done.extend(settings.put_back_named(&self.ns, &mut netlink, link, &self.config.name)?);
+        done.extend(settings.repair_named(&self.ns, &mut netlink, link, &self.config.name)?);
         done.extend(self.forward()?);
         Ok(Some(done))
     }
@@ -220,13 +220,13 @@ impl HostPort {
     }
 
     fn set_up(&mut self) -> Result<(), HostError> {
-        super::quieten(&self.ns, &self.config.name);
+        super::disable_autoconfiguration(&self.ns, &self.config.name);
         if !self.is_shared {
             self.relax();
         }
         let mut netlink = Netlink::open(&self.ns)?;
         let link = netlink.link(&self.config.name)?;
-        self.settings().put_back(&self.ns, &mut netlink, &link)?;
+        self.settings().repair(&self.ns, &mut netlink, &link)?;
         self.forward().map(drop)
     }
 

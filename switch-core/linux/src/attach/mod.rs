@@ -123,10 +123,10 @@ fn rename_back(ns: &NetNs, pod: &PodInterface) -> Result<(), HostError> {
 /// # Errors
 /// There is no such interface; an address or route is refused.
 pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostError> {
-    quieten(ns, &pod.name);
+    disable_autoconfiguration(ns, &pod.name);
     let mut netlink = Netlink::open(ns)?;
     let link = netlink.link(&pod.name)?;
-    pod.settings().put_back(ns, &mut netlink, &link)
+    pod.settings().repair(ns, &mut netlink, &link)
 }
 
 /// As [`configure`], for the pod's interface with this index, which may have another name now.
@@ -134,14 +134,14 @@ pub fn configure(ns: &NetNs, pod: &PodInterface) -> Result<Vec<String>, HostErro
 ///
 /// # Errors
 /// Another interface has its name; an address or route is refused.
-pub fn put_back(
+pub fn repair(
     ns: &NetNs,
     index: u32,
     pod: &PodInterface,
 ) -> Result<Option<Vec<String>>, HostError> {
     let mut netlink = Netlink::open(ns)?;
     let Some(link) = netlink.find_link_at(index)? else { return Ok(None) };
-    pod.settings().put_back_named(ns, &mut netlink, link, &pod.name).map(Some)
+    pod.settings().repair_named(ns, &mut netlink, link, &pod.name).map(Some)
 }
 
 impl PodInterface {
@@ -190,7 +190,7 @@ fn gateways(gateway: &Gateway) -> [(IpAddr, IpAddr); 2] {
 
 /// Disables duplicate address detection and router advertisements on the interface. Optional: there
 /// is no other router on this link.
-fn quieten(ns: &NetNs, interface: &str) {
+fn disable_autoconfiguration(ns: &NetNs, interface: &str) {
     for setting in ["accept_ra", "dad_transmits"] {
         let _ = sysctl::set(ns, &format!("net/ipv6/conf/{interface}/{setting}"), "0");
     }

@@ -28,7 +28,7 @@ impl InterfaceSettings {
     ///
     /// # Errors
     /// The kernel refused a step. The steps before it have been taken.
-    pub fn put_back(
+    pub fn repair(
         &self,
         ns: &NetNs,
         netlink: &mut Netlink,
@@ -57,12 +57,12 @@ impl InterfaceSettings {
         Ok(done)
     }
 
-    /// As [`put_back`](Self::put_back), for an interface that was set up under `name`, which may
+    /// As [`repair`](Self::repair), for an interface that was set up under `name`, which may
     /// have another name now.
     ///
     /// # Errors
-    /// As `put_back`; another interface has that name.
-    pub fn put_back_named(
+    /// As `repair`; another interface has that name.
+    pub fn repair_named(
         &self,
         ns: &NetNs,
         netlink: &mut Netlink,
@@ -80,7 +80,7 @@ impl InterfaceSettings {
             done.push(format!("name, which was {}", link.name));
             (link.name, link.is_up) = (name.to_owned(), false);
         }
-        done.extend(self.put_back(ns, netlink, &link)?);
+        done.extend(self.repair(ns, netlink, &link)?);
         Ok(done)
     }
 

@@ -8,7 +8,7 @@ use podswitch_wire::parse::ethertype;
 use super::intervals::intervals;
 use super::message::{Connection, Family, Kind, Transaction};
 use super::rule::{Base, Meta};
-use super::steer::{self, Front};
+use super::steer::{self, L4Address};
 use super::{HostError, Installed, NetNs, Netlink, remove};
 
 const CHAIN: &str = "ingress";
@@ -32,7 +32,7 @@ pub struct Ingress {
     /// See [`answers`](Self::answers).
     pub first_port: u16,
     /// Packets to these addresses, protocols and ports.
-    pub fronts: Vec<Front>,
+    pub service_addresses: Vec<L4Address>,
 }
 
 /// Packets from any address of `from` to any address of `to`.
@@ -90,7 +90,7 @@ impl IngressDrop {
         for is_ipv4 in [true, false] {
             of_family(&mut transaction, table, drops, is_ipv4);
         }
-        steer::drop_fronts(&mut transaction, table, CHAIN, &drops.fronts);
+        steer::drop_service_addresses(&mut transaction, table, CHAIN, &drops.service_addresses);
         let what = || format!("drop in nftables table {table} what {interface} receives");
         connection.commit(transaction, what)?;
         Ok(Self(Installed::read(connection, Family::Netdev, table)?))

@@ -119,7 +119,7 @@ impl Masquerade {
     /// The table's name cannot change.
     ///
     /// # Errors
-    /// As [`install`](Self::install); the rules in force stay until [`put_back`](Self::put_back).
+    /// As [`install`](Self::install); the rules in force stay until [`repair`](Self::repair).
     pub fn update(&mut self, config: &MasqueradeConfig) -> Result<(), HostError> {
         let table = self.rules.table.clone();
         let rules = Rules { table, ..Rules::of(config) };
@@ -194,7 +194,7 @@ impl Masquerade {
     ///
     /// # Errors
     /// As [`install`](Self::install).
-    pub fn put_back(&mut self) -> Result<bool, HostError> {
+    pub fn repair(&mut self) -> Result<bool, HostError> {
         if !self.is_outdated && self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }

@@ -23,7 +23,7 @@ pub(crate) use contents::Installed;
 pub use ingress::{Between, Ingress, IngressDrop};
 pub use masquerade::{Masquerade, MasqueradeConfig, RangeChange};
 pub(crate) use steer::forget as forget_marks;
-pub use steer::{Front, Marking, MarkingConfig};
+pub use steer::{L4Address, Marking, MarkingConfig};
 
 use self::message::{Connection, Family, Kind, Transaction, text};
 use super::{HostError, NetNs, Netlink};

@@ -24,7 +24,7 @@ use crate::{HostError, NetNs};
 
 /// An address, protocol and port whose packets go to the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Front {
+pub struct L4Address {
     /// Address.
     pub address: IpAddr,
     /// IP protocol number.
@@ -47,10 +47,10 @@ pub struct MarkingConfig {
     /// Addresses from which the switch sends: the node's, and those of its own masquerading.
     pub sources: Vec<IpAddr>,
     /// Addresses and ports of the switch.
-    pub fronts: Vec<Front>,
+    pub service_addresses: Vec<L4Address>,
     /// Servers of the node itself to which the switch forwards clients with the clients' own
     /// addresses; their replies go to the switch.
-    pub servers: Vec<Front>,
+    pub servers: Vec<L4Address>,
     /// The mark of connections to those, in conntrack only: another bit.
     pub server_mark: u32,
 }
@@ -157,7 +157,7 @@ impl Marking {
     ///
     /// # Errors
     /// As [`install`](Self::install).
-    pub fn put_back(&mut self) -> Result<bool, HostError> {
+    pub fn repair(&mut self) -> Result<bool, HostError> {
         if self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }
@@ -296,7 +296,7 @@ fn marking(transaction: &mut Transaction, config: &MarkingConfig, how: How) {
         for family in &FAMILIES {
             transaction.add_rule(table, chain, |rule| {
                 rule.load_meta(Meta::Family).equal(&[family.number]);
-                rule.of_socket(family, family.fronts);
+                rule.of_socket(family, family.service_addresses);
                 rule.mark_packet(config.mark);
                 if how.tracked {
                     rule.mark_connection(config.mark);
@@ -314,10 +314,10 @@ struct PerFamily {
     source: u32,
     destination: u32,
     len: u32,
-    fronts: &'static str,
+    service_addresses: &'static str,
     servers: &'static str,
     sources: &'static str,
-    /// What `nft` calls the key of `fronts` and `servers`: address . inet_proto . inet_service.
+    /// What `nft` calls the key of `service_addresses` and `servers`: address . inet_proto . inet_service.
     key_type: u32,
 }
 
@@ -328,7 +328,7 @@ const FAMILIES: [PerFamily; 2] = [
         source: 12,
         destination: 16,
         len: 4,
-        fronts: "fronts4",
+        service_addresses: "fronts4",
         servers: "servers4",
         sources: "sources4",
         key_type: 7 << 12 | 12 << 6 | 13,
@@ -339,7 +339,7 @@ const FAMILIES: [PerFamily; 2] = [
         source: 8,
         destination: 24,
         len: 16,
-        fronts: "fronts6",
+        service_addresses: "fronts6",
         servers: "servers6",
         sources: "sources6",
         key_type: 8 << 12 | 12 << 6 | 13,
@@ -350,7 +350,11 @@ impl PerFamily {
     fn sets(&self, transaction: &mut Transaction, config: &MarkingConfig) {
         let sources = self.source_intervals(config);
         transaction.add_set(&config.table, self.sources, sources.merged(), self.is_ipv4);
-        self.sockets(transaction, &config.table, (self.fronts, &config.fronts));
+        self.sockets(
+            transaction,
+            &config.table,
+            (self.service_addresses, &config.service_addresses),
+        );
         self.sockets(transaction, &config.table, (self.servers, &config.servers));
     }
 
@@ -362,7 +366,7 @@ impl PerFamily {
     /// The changes of this family's sets.
     fn changes(&self, before: &MarkingConfig, now: &MarkingConfig) -> [SetChange; 3] {
         let sources = self.source_intervals(before).change_to(&self.source_intervals(now));
-        let keys = |set: &str, before: &[Front], now: &[Front]| {
+        let keys = |set: &str, before: &[L4Address], now: &[L4Address]| {
             let (before, now) = (self.keys(before), self.keys(now));
             SetChange {
                 set: set.to_owned(),
@@ -372,13 +376,13 @@ impl PerFamily {
         };
         [
             SetChange::of_intervals(self.sources.to_owned(), sources, self.is_ipv4),
-            keys(self.fronts, &before.fronts, &now.fronts),
+            keys(self.service_addresses, &before.service_addresses, &now.service_addresses),
             keys(self.servers, &before.servers, &now.servers),
         ]
     }
 
     /// The elements for the addresses of this family.
-    fn keys(&self, sockets: &[Front]) -> BTreeSet<Element> {
+    fn keys(&self, sockets: &[L4Address]) -> BTreeSet<Element> {
         let of_family = sockets.iter().filter(|f| f.address.is_ipv4() == self.is_ipv4);
         of_family.map(|front| Element::new(key(front))).collect()
     }
@@ -388,7 +392,7 @@ impl PerFamily {
         &self,
         transaction: &mut Transaction,
         table: &str,
-        (set, sockets): (&str, &[Front]),
+        (set, sockets): (&str, &[L4Address]),
     ) {
         let id = transaction.next_set_id();
         transaction.add(Kind::NewSet, |a| {
@@ -400,28 +404,28 @@ impl PerFamily {
     }
 }
 
-/// Adds rules to a chain of one interface that drop packets to `fronts`.
-pub(super) fn drop_fronts(
+/// Adds rules to a chain of one interface that drop packets to `service_addresses`.
+pub(super) fn drop_service_addresses(
     transaction: &mut Transaction,
     table: &str,
     chain: &str,
-    fronts: &[Front],
+    service_addresses: &[L4Address],
 ) {
     for family in &FAMILIES {
-        if !fronts.iter().any(|front| front.address.is_ipv4() == family.is_ipv4) {
+        if !service_addresses.iter().any(|front| front.address.is_ipv4() == family.is_ipv4) {
             continue;
         }
-        family.sockets(transaction, table, (family.fronts, fronts));
+        family.sockets(transaction, table, (family.service_addresses, service_addresses));
         let kind = if family.is_ipv4 { ethertype::IPV4 } else { ethertype::IPV6 };
         transaction.add_rule(table, chain, |rule| {
             rule.load_meta(Meta::EtherType).equal(&kind.to_be_bytes());
-            rule.of_socket(family, family.fronts).count().drop();
+            rule.of_socket(family, family.service_addresses).count().drop();
         });
     }
 }
 
 /// The key in the form of the registers: each part in words of four bytes.
-fn key(front: &Front) -> Vec<u8> {
+fn key(front: &L4Address) -> Vec<u8> {
     let mut key = match front.address {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),

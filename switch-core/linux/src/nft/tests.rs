@@ -208,8 +208,8 @@ fn only_off_cluster_traffic_is_masqueraded() {
     assert_eq!(seen("10.7.0.2", "192.0.2.9").as_deref(), Some("10.7.0.2"));
 }
 
-fn front(address: &str, protocol: u8, port: u16) -> Front {
-    Front { address: address.parse().unwrap(), protocol, port }
+fn front(address: &str, protocol: u8, port: u16) -> L4Address {
+    L4Address { address: address.parse().unwrap(), protocol, port }
 }
 
 fn to(ranges: &[&str]) -> Ingress {
@@ -230,8 +230,8 @@ fn answers(from: &[&str], to: &[&str], first_port: u16) -> Ingress {
     Ingress { answers, first_port, ..Ingress::default() }
 }
 
-fn fronts(fronts: &[Front]) -> Ingress {
-    Ingress { fronts: fronts.to_vec(), ..Ingress::default() }
+fn service_addresses(service_addresses: &[L4Address]) -> Ingress {
+    Ingress { service_addresses: service_addresses.to_vec(), ..Ingress::default() }
 }
 
 #[test]
@@ -266,9 +266,19 @@ fn ingress_drops_the_configured_packets() {
         (answers(&senders[1..], &receivers, 1), true, false, 3),
         (answers(&senders, &receivers, 8), true, true, 6),
         (answers(&["10.7.0.4/30"], &receivers, 7), true, true, 3),
-        (fronts(&[front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)]), false, true, 2),
-        (fronts(&[front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)]), true, false, 2),
-        (fronts(&[front("192.0.2.8", 17, 7)]), true, true, 1),
+        (
+            service_addresses(&[front("192.0.2.9", 17, 7), front("2001:db8::9", 17, 8)]),
+            false,
+            true,
+            2,
+        ),
+        (
+            service_addresses(&[front("192.0.2.9", 6, 7), front("2001:db8::9", 17, 7)]),
+            true,
+            false,
+            2,
+        ),
+        (service_addresses(&[front("192.0.2.8", 17, 7)]), true, true, 1),
     ] {
         IngressDrop::install(&node, "podswitch-in", "topod", &drops).unwrap();
         assert_eq!(v4(v4_passes), v4_passes, "{drops:?}");
@@ -369,8 +379,8 @@ fn changes_by_others_are_noticed_and_restored() {
     // Masquerading on a kernel where tables have no owners.
     let config = dual_stack();
     let mut masquerade = Masquerade::install_without_owner(&ns, &config).unwrap();
-    let put_back = |masquerade: &mut Masquerade| !masquerade.put_back().unwrap();
-    changes_are_noticed(&ns, "inet podswitch", "pods4", || put_back(&mut masquerade));
+    let repair = |masquerade: &mut Masquerade| !masquerade.repair().unwrap();
+    changes_are_noticed(&ns, "inet podswitch", "pods4", || repair(&mut masquerade));
     drop(masquerade);
     // On kernels with owners, nobody else can change them.
     let mut masquerade = Masquerade::install(&ns, &config).unwrap();
@@ -378,7 +388,7 @@ fn changes_by_others_are_noticed_and_restored() {
         let refused = nft(&ns, "flush set inet podswitch pods4").unwrap();
         assert!(!refused.status.success());
     }
-    assert!(put_back(&mut masquerade));
+    assert!(repair(&mut masquerade));
 }
 
 /// The handle of a table, which another table of the same name does not have.
@@ -452,7 +462,7 @@ fn single_ranges_are_changed_in_place() {
         // What others change elsewhere is no change of this table, and what they change in it is.
         let other =
             Masquerade::install(&ns, &MasqueradeConfig { table: "other".into(), ..dual_stack() });
-        assert!(!masquerade.put_back().unwrap());
+        assert!(!masquerade.repair().unwrap());
         drop(other);
         // A family without pods has neither rule nor sets.
         let of_pods = |removed: &[&str], added: &[&str]| RangeChange {
@@ -493,23 +503,24 @@ fn a_failed_change_in_place_replaces_the_table() {
     // Without a namespace's table at all, too.
     Masquerade::remove(&ns, "podswitch").unwrap();
     masquerade.update(&dual_stack()).unwrap();
-    assert!(!masquerade.put_back().unwrap());
+    assert!(!masquerade.repair().unwrap());
 }
 
 #[test]
 fn marks_are_changed_in_place() {
     podswitch_testkit::require_privilege!();
     let (ns, whole) = (NetNs::anonymous().unwrap(), NetNs::anonymous().unwrap());
-    let config = |fronts: &[Front], servers: &[Front], sources: &[&str]| MarkingConfig {
-        table: "marks".into(),
-        host_interface: "podswitch0".into(),
-        mark: 0x0800_0000,
-        mtu: 1500,
-        sources: sources.iter().map(|a| a.parse().unwrap()).collect(),
-        fronts: fronts.to_vec(),
-        servers: servers.to_vec(),
-        server_mark: 0x1000_0000,
-    };
+    let config =
+        |service_addresses: &[L4Address], servers: &[L4Address], sources: &[&str]| MarkingConfig {
+            table: "marks".into(),
+            host_interface: "podswitch0".into(),
+            mark: 0x0800_0000,
+            mtu: 1500,
+            sources: sources.iter().map(|a| a.parse().unwrap()).collect(),
+            service_addresses: service_addresses.to_vec(),
+            servers: servers.to_vec(),
+            server_mark: 0x1000_0000,
+        };
     let (a, b, c) = (
         front("192.0.2.1", 6, 30_000),
         front("192.0.2.1", 17, 30_001),
@@ -517,20 +528,20 @@ fn marks_are_changed_in_place() {
     );
     let mut marking = Marking::install(&ns, &config(&[a], &[], &["192.0.2.1"])).unwrap();
     let table = handle(&ns, "marks");
-    for (fronts, servers, sources) in [
+    for (service_addresses, servers, sources) in [
         (&[a, b][..], &[][..], &["192.0.2.1"][..]),
         (&[b, c], &[a, c], &["192.0.2.1", "fd00::1"]),
         (&[], &[], &["192.0.2.2"]),
         (&[c], &[c], &[]),
     ] {
-        let config = config(fronts, servers, sources);
+        let config = config(service_addresses, servers, sources);
         marking.update(&config).unwrap();
         let now = contents(&ns, "marks");
         assert_eq!(handle(&ns, "marks"), table, "it was replaced");
         let other = Marking::install(&whole, &config).unwrap();
         assert_eq!(now.sets, contents(&whole, "marks").sets);
         drop(other);
-        assert!(!marking.put_back().unwrap());
+        assert!(!marking.repair().unwrap());
     }
     // The MTU is part of the rules.
     marking.update(&MarkingConfig { mtu: 1400, ..config(&[a], &[], &[]) }).unwrap();

@@ -292,6 +292,6 @@ impl Device for PacketDevice {
     }
 
     fn maintain(&mut self) -> Vec<String> {
-        self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
+        self.upkeep.as_mut().map(Upkeep::repair).unwrap_or_default()
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     /// Restores the forwarding if somebody changed it. Returns a description of each repair.
-    pub(super) fn put_back(&mut self) -> Vec<String> {
+    pub(super) fn repair(&mut self) -> Vec<String> {
         // If the query or the repair fails, it is tried again later. Without the TAP interface there is nothing to
         // restore.
         if self.installed.is_intact().unwrap_or(true) {

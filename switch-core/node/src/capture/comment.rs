@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use podswitch_core::capture::{CapturedFrame, Fate};
+use podswitch_core::capture::{CaptureOutcome, CapturedFrame};
 use podswitch_core::engine::Shared;
 use podswitch_core::packet::Origin;
 use podswitch_core::pinned::Pinned;
@@ -20,12 +20,16 @@ use crate::events::{DropSummary, Shown, direction_name, protocol_name, tcp_flags
 pub(super) fn comment(frame: &CapturedFrame, shared: &Shared) -> String {
     let snapshot = &*frame.snapshot;
     let mut text = match &frame.fate {
-        Fate::Dropped(record) => return format!("dropped: {}", DropSummary(record, None)),
-        Fate::Forwarded(port) => format!("forwarded to {}", port_name(snapshot, *port)),
-        Fate::Consumed => "for the switch itself".to_owned(),
-        Fate::Held => "held until the datagram is complete".to_owned(),
-        Fate::Sent { origin: Origin::Originated, .. } => "sent by the switch itself".to_owned(),
-        Fate::Sent { ingress, .. } => {
+        CaptureOutcome::Dropped(record) => {
+            return format!("dropped: {}", DropSummary(record, None));
+        }
+        CaptureOutcome::Forwarded(port) => format!("forwarded to {}", port_name(snapshot, *port)),
+        CaptureOutcome::Consumed => "for the switch itself".to_owned(),
+        CaptureOutcome::Held => "held until the datagram is complete".to_owned(),
+        CaptureOutcome::Sent { origin: Origin::Originated, .. } => {
+            "sent by the switch itself".to_owned()
+        }
+        CaptureOutcome::Sent { ingress, .. } => {
             format!("sent, received by {}", port_name(snapshot, *ingress))
         }
         other => format!("{other:?}"),
@@ -36,7 +40,7 @@ pub(super) fn comment(frame: &CapturedFrame, shared: &Shared) -> String {
     let Some(key) = &frame.key else { return text };
     // Writing to a string does not fail.
     let _ = write_ends(&mut text, frame, key);
-    if let Fate::Forwarded(_) = frame.fate
+    if let CaptureOutcome::Forwarded(_) = frame.fate
         && let Some(known) = shared.tracker.find_key(key)
     {
         let _ = write_connection(&mut text, key, &known.pinned, snapshot);

@@ -191,7 +191,7 @@ impl Upkeep {
                 self.shared.reattach();
                 if let Some(installer) = &mut self.installer {
                     installer
-                        .put_back()
+                        .repair()
                         .into_iter()
                         .for_each(|n| self.shared.report(CniEvent::Note(n)));
                 }

@@ -75,7 +75,7 @@ impl Installer {
     }
 
     /// Restores missing files. Returns messages to report.
-    pub(super) fn put_back(&mut self) -> Vec<String> {
+    pub(super) fn repair(&mut self) -> Vec<String> {
         match self.install.apply() {
             Ok(done) => {
                 self.said.clear();

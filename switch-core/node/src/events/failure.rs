@@ -70,7 +70,7 @@ pub enum Failure {
     NotHeld(String),
     /// A removed setting could not be restored.
     #[error("{object}: {error}")]
-    NotPutBack {
+    NotRepaired {
         /// A pod or `node`.
         object: String,
         /// Why.

@@ -15,7 +15,7 @@ use super::{
 use crate::boot::boot_id;
 use crate::device_files;
 
-/// A running switch, which hands its node over to this process: [`greet`](Self::greet), then start a node with
+/// A running switch, which hands its node over to this process: [`receive_devices`](Self::receive_devices), then start a node with
 /// [`NodeOptions::take_over`](crate::NodeOptions::take_over), then [`Node::take_over`](crate::Node::take_over),
 /// [`wait_until_gone`](Self::wait_until_gone) and [`Node::adopt`](crate::Node::adopt).
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// The predecessor refuses, or does not answer within half a second after it has noticed the connection.
-    pub fn greet(&mut self, node: &str) -> Result<Inherited, HandoverError> {
+    pub fn receive_devices(&mut self, node: &str) -> Result<Inherited, HandoverError> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let (node, boot) = (node.into(), boot_id());
         let hello = Message::Hello { format: FORMAT, boot, version, node, features: features() };
@@ -82,7 +82,7 @@ impl Predecessor {
     }
 
     /// Makes the predecessor attach and detach no pods any more, and receives the files of those that were attached since
-    /// [`greet`](Self::greet) in addition. One without that feature has done so before.
+    /// [`receive_devices`](Self::receive_devices) in addition. One without that feature has done so before.
     ///
     /// # Errors
     /// It has ended, or does not answer.

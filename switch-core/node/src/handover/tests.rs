@@ -18,7 +18,7 @@ fn prepared(count: usize) -> (Successor, Predecessor) {
     let joins = thread::spawn(move || {
         let mut predecessor = Predecessor::over(other).unwrap();
         begins.send(()).unwrap();
-        let files = predecessor.greet("n1").unwrap();
+        let files = predecessor.receive_devices("n1").unwrap();
         let mut keys = files.close_rest();
         keys.sort();
         assert_eq!(keys, ["one", "two"]);
@@ -85,7 +85,7 @@ fn another_format_is_known_on_both_sides() {
     send(&one, &Message::Files { format: 8, files: Vec::new(), more: false, features: Vec::new() })
         .unwrap();
     let mut predecessor = Predecessor::over(other).unwrap();
-    predecessor.greet("n1").unwrap();
+    predecessor.receive_devices("n1").unwrap();
     assert_eq!(predecessor.other_format(), Some(8));
 }
 
@@ -153,7 +153,7 @@ fn files_of_pods_attached_meanwhile_follow() {
     let (one, other) = Channel::pair().unwrap();
     let joins = thread::spawn(move || {
         let mut predecessor = Predecessor::over(other).unwrap();
-        let files = predecessor.greet("n1").unwrap();
+        let files = predecessor.receive_devices("n1").unwrap();
         assert_eq!(files.take("one").len(), 1);
         predecessor.settle(&files).unwrap();
         assert_eq!(files.close_rest(), ["two"]);
@@ -179,9 +179,9 @@ fn files_of_pods_attached_meanwhile_follow() {
 #[test]
 fn a_successor_says_when_nobody_is_to_follow() {
     let (successor, predecessor) = prepared(1);
-    assert_eq!(successor.wait_for_end(Duration::ZERO), Fate::Runs);
+    assert_eq!(successor.wait_for_end(Duration::ZERO), CaptureOutcome::Runs);
     predecessor.stopping();
-    assert_eq!(successor.wait_for_end(SILENCE * 60), Fate::Stopped);
+    assert_eq!(successor.wait_for_end(SILENCE * 60), CaptureOutcome::Stopped);
 }
 
 #[test]

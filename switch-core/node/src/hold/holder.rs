@@ -112,7 +112,7 @@ impl Holder {
             let _ = send(&channel, &Message::Refused { reason }, &[]);
         })?;
         confine();
-        holder.greet(channel, &hello)?;
+        holder.receive_devices(channel, &hello)?;
         Ok(Some(holder))
     }
 
@@ -190,11 +190,11 @@ impl Holder {
             return refuse(&channel, format!("user {user} has no devices here"));
         }
         let (hello, _) = receive(&channel, SILENCE / 5)?;
-        self.greet(channel, &hello)
+        self.receive_devices(channel, &hello)
     }
 
     /// Goes on with the switch that said hello, in place of any before.
-    fn greet(&mut self, channel: Channel, hello: &Message) -> Result<(), HoldError> {
+    fn receive_devices(&mut self, channel: Channel, hello: &Message) -> Result<(), HoldError> {
         match hello {
             Message::Hello { format, boot, .. } => {
                 if *format != FORMAT || *boot != boot_id() {

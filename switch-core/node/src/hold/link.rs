@@ -39,7 +39,7 @@ impl HolderLink {
     pub fn connect(run_dir: &Path) -> Result<(Self, Inherited), HoldError> {
         let channel = Channel::connect(&run_dir.join(HOLD_SOCKET))?;
         let peer = channel.peer()?;
-        Self::greet(channel, None).inspect_err(|_| end(&peer))
+        Self::receive_devices(channel, None).inspect_err(|_| end(&peer))
     }
 
     /// As [`connect`](Self::connect), with a holder that this process has started, which has the other end of `channel` and
@@ -48,10 +48,13 @@ impl HolderLink {
     /// # Errors
     /// It cannot.
     pub fn start(channel: Channel, run_dir: &Path) -> Result<(Self, Inherited), HoldError> {
-        Self::greet(channel, Some(run_dir))
+        Self::receive_devices(channel, Some(run_dir))
     }
 
-    fn greet(channel: Channel, listen: Option<&Path>) -> Result<(Self, Inherited), HoldError> {
+    fn receive_devices(
+        channel: Channel,
+        listen: Option<&Path>,
+    ) -> Result<(Self, Inherited), HoldError> {
         let listen = listen.map(Path::to_owned);
         send(&channel, &Message::Hello { format: FORMAT, boot: boot_id(), listen }, &[])?;
         let mut all = BTreeMap::new();

@@ -24,23 +24,24 @@ const CLIENTS: usize = 16_384;
 /// not know. Called once, when the switch has started. Returns the number of probed clients.
 pub(super) fn ask(namespace: &NetNs, control: &ControlPlane) -> usize {
     let snapshot = control.snapshot();
-    let mut fronts: Vec<SocketAddr> = snapshot
+    let mut service_addresses: Vec<SocketAddr> = snapshot
         .services
         .frontends()
         .filter(|f| f.protocol == Protocol::Tcp && f.kind != FrontendKind::ClusterIp)
         .map(|front| SocketAddr::new(front.address, front.port))
         .collect();
-    if fronts.is_empty() {
+    if service_addresses.is_empty() {
         return 0;
     }
-    fronts.sort_unstable();
+    service_addresses.sort_unstable();
     // Without connection tracking in the kernel, the clients are unknown.
     let Ok(tracked) = conntrack::established(namespace) else { return 0 };
     let tracker = &control.shared().tracker;
     let lost = tracked.into_iter().filter(|(client, front)| {
         // Connections that were restored are not lost.
         let key = FlowKey::new(client.ip(), front.ip(), proto::TCP, client.port(), front.port());
-        fronts.binary_search(front).is_ok() && !key.is_some_and(|key| tracker.is_taken(&key))
+        service_addresses.binary_search(front).is_ok()
+            && !key.is_some_and(|key| tracker.is_taken(&key))
     });
     let mut asked = 0;
     for (client, front) in lost.take(CLIENTS) {

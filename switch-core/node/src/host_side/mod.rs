@@ -345,7 +345,7 @@ impl HostSide {
 
     /// Restores removed settings of the node's kernel, and updates the node's addresses. The caller
     /// handles a deleted interface ([`reopen`](Self::reopen)).
-    pub(crate) fn put_back(
+    pub(crate) fn repair(
         &mut self,
         settings: &Settings,
         config: &Config,
@@ -364,10 +364,10 @@ impl HostSide {
         let Some(done) = done else { return Ok(HostInterface::Gone) };
         let object = HostPortConfig::default().name;
         self.reporter.repaired(&object, done);
-        self.reporter.repaired("node", self.services.put_back()?);
+        self.reporter.repaired("node", self.services.repair()?);
         self.reporter.repaired("node", self.node_routes.reconcile()?);
         if let Some(masquerade) = &mut self.masquerade
-            && masquerade.put_back()?
+            && masquerade.repair()?
         {
             let table = format!("nftables table {}", masquerade.table());
             self.reporter.repaired("node", vec![table]);
@@ -498,12 +498,12 @@ pub(crate) fn concerns_kernel(change: &Change, settings: &Config, objects: Objec
         Change::Service(service) => {
             of_service(service) || objects.service(&service.name).is_some_and(|s| of_service(s))
         }
-        Change::ServiceGone(name) => objects.service(name).is_some_and(|s| of_service(s)),
+        Change::ServiceDeleted(name) => objects.service(name).is_some_and(|s| of_service(s)),
         Change::Slice(slice) => {
             let before = objects.slice(&slice.namespace, &slice.name);
             of_slice(slice) || before.is_some_and(|slice| of_slice(slice))
         }
-        Change::SliceGone(namespace, name) => {
+        Change::SliceDeleted(namespace, name) => {
             objects.slice(namespace, name).is_some_and(|slice| of_slice(slice))
         }
         Change::HostPorts(..) => true,

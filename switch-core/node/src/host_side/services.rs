@@ -14,7 +14,7 @@ use podswitch_core::port::DeviceFiles;
 use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::handover::Inherited;
 use podswitch_linux::health::{HealthCheck, HealthResponder};
-use podswitch_linux::nft::Front;
+use podswitch_linux::nft::L4Address;
 use podswitch_linux::reserve::ReservedPorts;
 use podswitch_linux::steer::{self, Steering, SteeringConfig};
 use podswitch_linux::{HostError, NetNs};
@@ -114,19 +114,19 @@ impl ServiceSide {
         if self.steering.is_none() && self.planned.is_none() {
             return Ok(());
         }
-        let mut fronts: Vec<Front> = snapshot
+        let mut service_addresses: Vec<L4Address> = snapshot
             .services
             .frontends()
             // Cluster IPs need no steering: they are routed to the switch.
             .filter(|front| front.kind != FrontendKind::ClusterIp)
-            .map(|front| Front {
+            .map(|front| L4Address {
                 address: front.address,
                 protocol: front.protocol.number(),
                 port: front.port,
             })
             .collect();
-        fronts.sort_unstable();
-        let mut servers: Vec<Front> = snapshot
+        service_addresses.sort_unstable();
+        let mut servers: Vec<L4Address> = snapshot
             .services
             .frontends()
             .filter(|front| front.entry.external_policy == TrafficPolicy::Local)
@@ -134,7 +134,7 @@ impl ServiceSide {
                 let own = |b: &&Backend| snapshot.node_addresses.contains(&b.address);
                 let protocol = front.protocol.number();
                 let server =
-                    move |b: &Backend| Front { address: b.address, protocol, port: b.port };
+                    move |b: &Backend| L4Address { address: b.address, protocol, port: b.port };
                 front.entry.backends().iter().filter(own).map(server)
             })
             .collect();
@@ -143,9 +143,9 @@ impl ServiceSide {
         let mtu = snapshot.host.map_or(DEFAULT_MTU, |host| host.mtu);
         let sources = sources(snapshot).collect();
         if let Some(steering) = &mut self.steering {
-            steering.update(mtu, sources, (fronts, servers))?;
+            steering.update(mtu, sources, (service_addresses, servers))?;
         } else if let Some(planned) = self.planned.take() {
-            let config = SteeringConfig { mtu, sources, fronts, servers, ..planned };
+            let config = SteeringConfig { mtu, sources, service_addresses, servers, ..planned };
             match Steering::install(&self.namespace, config) {
                 Ok(steering) => self.steering = Some(steering),
                 Err(error) => self.reporter.failure(Failure::Steering(error)),
@@ -169,7 +169,7 @@ impl ServiceSide {
     }
 
     /// Restores removed settings. Returns a description of each.
-    pub(super) fn put_back(&mut self) -> Result<Vec<String>, HostError> {
+    pub(super) fn repair(&mut self) -> Result<Vec<String>, HostError> {
         let mut done = Vec::new();
         if let Some(steering) = &mut self.steering {
             done = steering.reconcile()?;

@@ -66,7 +66,7 @@ impl VethHost {
         there.add_veth(&ours, &theirs, &self.node)?;
         let link = here.link(&self.config.name)?;
         (self.index, self.mac) = (link.index, link.mac.unwrap_or_default());
-        self.put_back(&mut here, link)?;
+        self.repair(&mut here, link)?;
         PacketDevice::new(&self.switch, OURS, PacketConfig::default())
     }
 
@@ -80,9 +80,9 @@ impl VethHost {
             return Ok(None);
         };
         let wanted = InterfaceSettings { mtu: Some(self.config.mtu), ..Default::default() };
-        let mut done = wanted.put_back(&self.switch, &mut there, &ours)?;
+        let mut done = wanted.repair(&self.switch, &mut there, &ours)?;
         done.extend(release(&mut here, &link)?);
-        done.extend(self.put_back(&mut here, link)?);
+        done.extend(self.repair(&mut here, link)?);
         Ok(Some(done))
     }
 
@@ -150,7 +150,7 @@ impl VethHost {
 
     /// Restores what is missing on the node's end and in the node's kernel. Returns a description
     /// of each.
-    fn put_back(&mut self, netlink: &mut Netlink, link: Link) -> Result<Vec<String>, HostError> {
+    fn repair(&mut self, netlink: &mut Netlink, link: Link) -> Result<Vec<String>, HostError> {
         let Gateway { ipv4, ipv6, mac } = self.config.gateway;
         let wanted = InterfaceSettings {
             mac: Some(self.mac),
@@ -159,7 +159,7 @@ impl VethHost {
             neighbours: vec![(ipv4.into(), mac), (ipv6.into(), mac)],
             routes: self.destinations.iter().map(|range| self.route(*range)).collect(),
         };
-        let mut done = wanted.put_back_named(&self.node, netlink, link, &self.config.name)?;
+        let mut done = wanted.repair_named(&self.node, netlink, link, &self.config.name)?;
         if self.config.forward {
             self.enable("net/ipv4/ip_forward", &mut done)?;
             if self.has_ipv6() {

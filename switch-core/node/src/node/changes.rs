@@ -37,13 +37,14 @@ impl Node {
         let (settings, objects) = (&self.desired.settings, self.control.objects());
         let concerns_kernel =
             changes.iter().any(|change| concerns_kernel(change, settings, objects));
-        let endpoints =
-            changes.iter().any(|change| matches!(change, Change::Slice(_) | Change::SliceGone(..)));
+        let endpoints = changes
+            .iter()
+            .any(|change| matches!(change, Change::Slice(_) | Change::SliceDeleted(..)));
         let nodes =
-            changes.iter().any(|change| matches!(change, Change::Node(_) | Change::NodeGone(_)));
+            changes.iter().any(|change| matches!(change, Change::Node(_) | Change::NodeDeleted(_)));
         let settings = changes.iter().any(|change| self.concerns_everything(change));
         let uplink = self.underlay.needs_neighbours()
-            && changes.iter().any(|c| matches!(c, Change::Route(_) | Change::RouteGone(_)));
+            && changes.iter().any(|c| matches!(c, Change::Route(_) | Change::RouteDeleted(_)));
         let mut request = Request::Changes(changes);
         let result = match concerns_ports || !pods.is_empty() {
             true => self.change_pods(pods, &mut request),
@@ -98,8 +99,8 @@ impl Node {
     /// neighbours must be looked up first.
     fn concerns_ports(&self, change: &Change) -> bool {
         match change {
-            Change::Node(_) | Change::NodeGone(_) => !self.underlay.is_independent_of_nodes(),
-            Change::Route(_) | Change::RouteGone(_) => self.underlay.needs_neighbours(),
+            Change::Node(_) | Change::NodeDeleted(_) => !self.underlay.is_independent_of_nodes(),
+            Change::Route(_) | Change::RouteDeleted(_) => self.underlay.needs_neighbours(),
             Change::HostPorts(..) => !self.host.has_local_addresses(),
             change => self.concerns_everything(change),
         }

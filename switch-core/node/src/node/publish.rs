@@ -128,7 +128,7 @@ impl Node {
         for change in changes {
             let (cookie, described) = match change {
                 Change::Pod(endpoint) => (&endpoint.cookie, Some(endpoint)),
-                Change::PodGone(cookie) => (cookie, None),
+                Change::PodDeleted(cookie) => (cookie, None),
                 Change::Node(node) => {
                     let mut node = node.clone();
                     self.underlay.complete_node(&mut node);
@@ -150,7 +150,7 @@ impl Node {
                     }
                     continue;
                 }
-                Change::Settings(_) | Change::Port(_) | Change::PortGone(_) => continue,
+                Change::Settings(_) | Change::Port(_) | Change::PortDeleted(_) => continue,
                 other => {
                     list.push(other.clone());
                     continue;
@@ -186,7 +186,7 @@ impl Node {
         }
         list.extend(pods.into_iter().map(|(cookie, pod)| match pod {
             Some(pod) => Change::Pod(pod),
-            None => Change::PodGone(cookie),
+            None => Change::PodDeleted(cookie),
         }));
         self.complete_host_ports(&mut list, &mut own);
         if own.nodes != self.published.nodes {
@@ -194,7 +194,7 @@ impl Node {
         }
         own.ports = ports.into_iter().map(|port| (port.port, port)).collect();
         let gone = self.published.ports.keys().filter(|port| !own.ports.contains_key(*port));
-        list.extend(gone.map(|port| Change::PortGone(*port)));
+        list.extend(gone.map(|port| Change::PortDeleted(*port)));
         let is_new = |port: &&PortConfig| self.published.ports.get(&port.port) != Some(*port);
         list.extend(own.ports.values().filter(is_new).cloned().map(Change::Port));
         if let Some(settings) = &settings {
@@ -255,7 +255,7 @@ impl Node {
         for change in list.iter() {
             match change {
                 Change::Node(node) => drop(known.insert(node.name.clone())),
-                Change::NodeGone(name) => drop(known.insert(name.clone())),
+                Change::NodeDeleted(name) => drop(known.insert(name.clone())),
                 _ => {}
             }
         }

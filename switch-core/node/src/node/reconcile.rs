@@ -35,7 +35,7 @@ impl Node {
             self.unless_refused(reconciled)?;
         }
         if has_changed || sweep {
-            self.put_back_host()?;
+            self.repair_host()?;
         }
         self.follow_holder(sweep);
         if let Some(kept) = &mut self.kept {
@@ -51,7 +51,7 @@ impl Node {
         for (device, done) in self.control.maintain_devices() {
             self.reporter.repaired(&device, done);
         }
-        let lost = self.pods.put_back(now, sweep);
+        let lost = self.pods.repair(now, sweep);
         if !lost.is_empty() {
             let reconciled = self.reconcile(lost);
             self.unless_refused(reconciled)?;
@@ -97,9 +97,9 @@ impl Node {
     }
 
     /// Puts back what somebody took from the node's kernel, the node's own interface too.
-    fn put_back_host(&mut self) -> Result<(), NodeError> {
-        let found = self.host.put_back(&self.settings, &self.desired.settings);
-        match self.underlay.put_back().and(found) {
+    fn repair_host(&mut self) -> Result<(), NodeError> {
+        let found = self.host.repair(&self.settings, &self.desired.settings);
+        match self.underlay.repair().and(found) {
             Ok(HostInterface::There) => Ok(()),
             Ok(HostInterface::Gone) => {
                 if let Err(error) = self.host.reopen(&mut self.control) {
@@ -116,7 +116,7 @@ impl Node {
             Err(error) => {
                 if self.is_news(&error.to_string()) {
                     let object = "node".to_owned();
-                    self.reporter.failure(Failure::NotPutBack { object, error });
+                    self.reporter.failure(Failure::NotRepaired { object, error });
                 }
                 Ok(())
             }
@@ -221,7 +221,7 @@ impl Node {
     }
 
     /// Updates the node's kernel to the state in force. Failures are reported, and retried
-    /// ([`put_back_host`](Self::put_back_host)).
+    /// ([`repair_host`](Self::repair_host)).
     pub(super) fn follow(&mut self) {
         let behind = std::mem::take(&mut self.behind);
         let snapshot = self.control.snapshot();

@@ -18,14 +18,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Pods {
     /// Restores settings of pods' interfaces. `sweep`: also checks those without notifications. Returns
     /// the pods whose interface is gone: not every port notices that before it sends.
-    pub(crate) fn put_back(&mut self, now: Instant, sweep: bool) -> Vec<PodName> {
+    pub(crate) fn repair(&mut self, now: Instant, sweep: bool) -> Vec<PodName> {
         let mut lost = Vec::new();
         let (mtu, ours) = (self.mtu, self.switch_namespace.clone());
         for (name, attached) in &mut self.attached {
             if !attached.upkeep.is_due(now, sweep) {
                 continue;
             }
-            match put_back(attached, mtu, ours.as_ref()) {
+            match repair(attached, mtu, ours.as_ref()) {
                 Ok(None) => {
                     attached.upkeep.is_due = true;
                     attached.upkeep.not_before = Some(now + PAUSE);
@@ -44,7 +44,7 @@ impl Pods {
                     let text = error.to_string();
                     if self.failures.get(name) != Some(&text) {
                         let object = name.to_string();
-                        self.reporter.failure(Failure::NotPutBack { object, error });
+                        self.reporter.failure(Failure::NotRepaired { object, error });
                         self.failures.insert(name.clone(), text);
                     }
                 }
@@ -55,7 +55,7 @@ impl Pods {
 }
 
 /// `None`: the interface is gone.
-fn put_back(
+fn repair(
     attached: &Attached,
     mtu: u16,
     ours: Option<&NetNs>,
@@ -66,10 +66,10 @@ fn put_back(
         let mut netlink = Netlink::open(ours)?;
         let Some(link) = netlink.find_link(&switch_interface(&pod.pod))? else { return Ok(None) };
         let wanted = InterfaceSettings { mtu: Some(mtu.into()), ..InterfaceSettings::default() };
-        done = wanted.put_back(ours, &mut netlink, &link)?;
+        done = wanted.repair(ours, &mut netlink, &link)?;
     }
     let interface = interface_of(pod, mtu);
-    let of_pod = attach::put_back(&attached.namespace, attached.index, &interface)?;
+    let of_pod = attach::repair(&attached.namespace, attached.index, &interface)?;
     Ok(of_pod.map(|of_pod| {
         done.extend(of_pod);
         done

@@ -16,7 +16,7 @@ use podswitch_core::time::Instant;
 use super::cache::Cache;
 use super::loops::{self, Loops, Server};
 use super::message::{self, Asked, Key, time_to_live};
-use super::trouble::SharedTrouble;
+use super::problems::SharedProblems;
 use super::upstreams::{self, Upstreams, Zones};
 use crate::metrics::ResolverCounters;
 
@@ -135,7 +135,7 @@ pub(super) struct Forwarder {
     loops: Loops,
     refresh: Instant,
     counters: Arc<ResolverCounters>,
-    trouble: SharedTrouble,
+    problems: SharedProblems,
     actions: VecDeque<Action>,
 }
 
@@ -172,14 +172,14 @@ impl Forwarder {
             loops: Loops::default(),
             refresh: Instant::ZERO,
             counters,
-            trouble: SharedTrouble::default(),
+            problems: SharedProblems::default(),
             actions: VecDeque::new(),
         }
     }
 
     /// What is wrong with the servers, kept up to date.
-    pub(super) fn trouble(&self) -> SharedTrouble {
-        self.trouble.clone()
+    pub(super) fn problems(&self) -> SharedProblems {
+        self.problems.clone()
     }
 
     /// Forwards to these servers from the next [`tick`](Self::tick) on, which is due.
@@ -201,7 +201,7 @@ impl Forwarder {
             // Our own query came back: the server forwards to us.
             let found = loops::written(&server);
             self.counters.loops.add(u64::from(self.loops.found(now, server)));
-            self.trouble.note(|trouble| trouble.loops.extend([found]));
+            self.problems.note(|problems| problems.loops.extend([found]));
             return self.fail(waiter, Rcode::REFUSED);
         }
         let key = question.key();
@@ -329,7 +329,7 @@ impl Forwarder {
         {
             // The server has replied, and has not asked us.
             let found = loops::written(probed);
-            self.trouble.note(|trouble| trouble.loops.retain(|it| *it != found));
+            self.problems.note(|problems| problems.loops.retain(|it| *it != found));
         }
         if !flight.waiters.is_empty() {
             self.cache.keep(now, flight.key, reply, time_to_live(reply));
@@ -424,12 +424,12 @@ impl Forwarder {
         self.refresh = now + REFRESH;
         self.own = own();
         let (zones, unreadable) = self.upstreams.read();
-        self.trouble.note(|trouble| trouble.unreadable = unreadable);
+        self.problems.note(|problems| problems.unreadable = unreadable);
         if zones != self.zones {
             self.zones = zones;
             self.loops.clear();
             self.cache.clear();
-            self.trouble.note(|trouble| trouble.loops.clear());
+            self.problems.note(|problems| problems.loops.clear());
         }
         self.resting.retain(|_, until| now < *until);
         self.probe(now);
@@ -447,7 +447,7 @@ impl Forwarder {
         servers.retain(|(_, server)| !self.own.contains(server));
         let (_, of_others) = upstreams::of(&self.zones, upstreams::ROOT);
         let has_no_server = of_others.iter().all(|server| self.own.contains(server));
-        self.trouble.note(|trouble| trouble.has_no_server = has_no_server);
+        self.problems.note(|problems| problems.has_no_server = has_no_server);
         for at in self.loops.next(now, servers) {
             if let Some(asked) = message::probe(random(), &at.0) {
                 let server = at.1;

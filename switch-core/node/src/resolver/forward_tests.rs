@@ -253,7 +253,7 @@ fn a_loop_is_of_one_zone() {
     ask(&mut forwarder, now, "www.lab.example", 2, 2);
     assert_eq!(sent(&mut forwarder).unwrap().1, B.parse().unwrap());
     let found = ("corp.example.".to_owned(), B.parse().unwrap());
-    assert_eq!(forwarder.trouble.get().loops, [found].into());
+    assert_eq!(forwarder.problems.get().loops, [found].into());
 }
 
 /// A forwarder with so many servers, each of a zone of its own.
@@ -331,7 +331,7 @@ fn a_server_that_forwards_to_us_is_asked_when_it_has_been_probed_again() {
 #[test]
 fn a_loop_is_known_until_the_server_replies_without_asking() {
     let mut forwarder = forwarder(&[A]);
-    let found = |forwarder: &Forwarder| forwarder.trouble.get().loops.clone();
+    let found = |forwarder: &Forwarder| forwarder.problems.get().loops.clone();
     let mut now = Instant::from_secs(100);
     for _ in 0..3 {
         forwarder.tick(now, Vec::new);
@@ -350,7 +350,7 @@ fn a_loop_is_known_until_the_server_replies_without_asking() {
 
 #[test]
 fn it_is_known_whether_there_is_any_server() {
-    let has_none = |forwarder: &Forwarder| forwarder.trouble.get().has_no_server;
+    let has_none = |forwarder: &Forwarder| forwarder.problems.get().has_no_server;
     let now = Instant::from_secs(100);
     let mut without = forwarder(&[]);
     without.tick(now, Vec::new);
@@ -375,7 +375,7 @@ fn servers_of_one_domain_are_none_for_other_names() {
     for (own, has_none) in [(A, true), (B, false)] {
         let now = if has_none { now } else { now + REFRESH };
         forwarder.tick(now, || vec![own.parse().unwrap()]);
-        assert_eq!(forwarder.trouble.get().has_no_server, has_none, "{own}");
+        assert_eq!(forwarder.problems.get().has_no_server, has_none, "{own}");
         while forwarder.take().is_some() {}
         // As it is answered.
         ask(&mut forwarder, now, "www.example.com", 1, 2);

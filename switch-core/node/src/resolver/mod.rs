@@ -8,10 +8,10 @@ mod cache;
 mod forward;
 mod loops;
 mod message;
+mod problems;
 mod resolv_conf;
 mod server;
 mod stream;
-mod trouble;
 mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use podswitch_linux::{HostError, NetNs, Netlink, sysctl};
 use podswitch_policy::rule::Labels;
 
-pub use trouble::Trouble;
+pub use problems::UpstreamProblems;
 pub use upstreams::{Source, Stub, UpstreamError, Upstreams, server};
 
 use crate::attachment::PodAttachment;
@@ -31,8 +31,8 @@ use crate::error::NodeError;
 use crate::handle::NodeCaller;
 pub use crate::metrics::{Count, ResolverCounters};
 use crate::pod_name::PodName;
+use problems::SharedProblems;
 use server::{Listeners, Server};
-use trouble::SharedTrouble;
 
 /// Its addresses: the same on every node, and known to the node alone. Link-local for IPv4, as NodeLocal DNSCache's;
 /// unique local for IPv6, because link-local addresses are not routed there.
@@ -59,7 +59,7 @@ pub struct Resolver {
     node: NodeCaller,
     pod: PodName,
     stop: Arc<AtomicBool>,
-    trouble: SharedTrouble,
+    problems: SharedProblems,
     upstreams: Sender<Upstreams>,
     thread: Option<JoinHandle<Result<(), HostError>>>,
 }
@@ -87,7 +87,7 @@ impl Resolver {
             node,
             pod,
             stop: stop.clone(),
-            trouble: SharedTrouble::default(),
+            problems: SharedProblems::default(),
             upstreams: changed,
             thread: None,
         };
@@ -101,7 +101,7 @@ impl Resolver {
         let ResolverOptions { upstreams, on_thread_start, counters } = options;
         let addresses = &RESOLVER_ADDRESSES;
         let server = Server::new(listeners, addresses, snapshots, upstreams, changes, counters);
-        it.trouble = server.trouble();
+        it.problems = server.problems();
         let thread = home.spawn("resolver", move || {
             if let Some(start) = on_thread_start {
                 start();
@@ -113,8 +113,8 @@ impl Resolver {
     }
 
     /// What is wrong with the servers that other names are forwarded to.
-    pub fn trouble(&self) -> Trouble {
-        self.trouble.get()
+    pub fn problems(&self) -> UpstreamProblems {
+        self.problems.get()
     }
 
     /// Forwards queries for other zones to these servers from now on.

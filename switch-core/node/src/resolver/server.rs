@@ -21,8 +21,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, sock
 
 use super::forward::{Action, Client, Forwarder, Waiter};
 use super::message::{self, Read};
+use super::problems::SharedProblems;
 use super::stream::Stream;
-use super::trouble::SharedTrouble;
 use super::upstreams::Upstreams;
 use crate::metrics::ResolverCounters;
 
@@ -148,8 +148,8 @@ impl Server {
     }
 
     /// What is wrong with the servers of other zones, kept up to date.
-    pub(super) fn trouble(&self) -> SharedTrouble {
-        self.forwarder.trouble()
+    pub(super) fn problems(&self) -> SharedProblems {
+        self.forwarder.problems()
     }
 
     /// Serves until `stop`.

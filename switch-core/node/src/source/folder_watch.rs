@@ -81,7 +81,7 @@ impl FolderWatch {
 
     /// Makes the next poll report a change in any case: the manifests could not be read, and may be
     /// valid by then.
-    pub fn look_again(&mut self) {
+    pub fn rescan(&mut self) {
         self.seen = !self.seen;
         self.pause = SHORT_PAUSE;
     }
@@ -167,7 +167,7 @@ mod tests {
                 drop(file);
                 assert!(watch.has_changed(&clock), "{}", watched.display());
                 assert!(!watch.has_changed(&clock), "once");
-                watch.look_again();
+                watch.rescan();
                 assert!(watch.has_changed(&clock));
                 // Replaced atomically.
                 fs::write(folder.join(".new"), "c: 3\n").unwrap();

@@ -155,7 +155,7 @@ impl Source for ManifestSource {
         // The writer is usually done soon. A writer that never finishes must not prevent the error.
         self.busy = if being_written { self.busy + 1 } else { 0 };
         if being_written && self.busy < MAX_BUSY_READS {
-            self.watch.look_again();
+            self.watch.rescan();
             return Ok(Followed::Unchanged);
         }
         self.refused_at = match applied {

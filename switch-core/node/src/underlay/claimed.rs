@@ -4,7 +4,7 @@
 use podswitch_core::config::{NAT_PORTS, NextHop, Routing, TunnelConfig};
 use podswitch_core::snapshot::Snapshot;
 use podswitch_linux::netlink::Link;
-use podswitch_linux::nft::{Front, Ingress, IngressDrop};
+use podswitch_linux::nft::{Ingress, IngressDrop, L4Address};
 use podswitch_linux::{HostError, NetNs};
 use podswitch_wire::cidr::Cidr;
 
@@ -59,13 +59,13 @@ pub(super) fn of(
     claimed.between.to = ranges.local.clone();
     claimed.answers.from.extend(&claimed.between.from);
     claimed.answers.to = sources(snapshot).map(Cidr::host).collect();
-    claimed.fronts.extend(snapshot.services.frontends().map(|front| Front {
+    claimed.service_addresses.extend(snapshot.services.frontends().map(|front| L4Address {
         address: front.address,
         protocol: front.protocol.number(),
         port: front.port,
     }));
-    claimed.fronts.sort_unstable();
-    claimed.fronts.dedup();
+    claimed.service_addresses.sort_unstable();
+    claimed.service_addresses.dedup();
     claimed
 }
 
@@ -108,7 +108,7 @@ impl Claimed {
     ///
     /// # Errors
     /// Missing privilege; the interface is gone.
-    pub(super) fn put_back(
+    pub(super) fn repair(
         &mut self,
         namespace: &NetNs,
         reporter: &Reporter,

@@ -223,19 +223,20 @@ impl Underlay {
         loop {
             let device = UdpTunnelDevice::new(&self.namespace, config.clone());
             let device = device.map_err(|e| e.to_string())?;
-            let is_busy = device.why_cut().is_some_and(|error| error.raw_os_error() == Some(EBUSY));
+            let is_busy =
+                device.offload_error().is_some_and(|error| error.raw_os_error() == Some(EBUSY));
             if is_busy && tries > 0 {
                 tries -= 1;
                 thread::sleep(BUSY_PAUSE);
                 continue;
             }
-            let why_cut = device.why_cut().map(ToString::to_string);
+            let offload_error = device.offload_error().map(ToString::to_string);
             let offload = device.offload_interface();
             let mac = device.info().mac.unwrap_or_default();
             match control.attach(Box::new(device)) {
                 Ok(port) => {
                     control.name_port(port, "tunnel");
-                    if let Some(reason) = why_cut {
+                    if let Some(reason) = offload_error {
                         self.reporter.failure(Failure::TunnelOffload(reason));
                     }
                     return Ok(Open { port, plan, mac, offload });
@@ -385,8 +386,8 @@ impl Underlay {
     ///
     /// # Errors
     /// Missing privilege; the uplink is gone.
-    pub(crate) fn put_back(&mut self) -> Result<(), HostError> {
-        self.claimed.put_back(&self.namespace, &self.reporter)
+    pub(crate) fn repair(&mut self) -> Result<(), HostError> {
+        self.claimed.repair(&self.namespace, &self.reporter)
     }
 
     /// Removes the drops: the node's stack gets all packets again.

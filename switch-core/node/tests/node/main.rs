@@ -252,7 +252,7 @@ fn single_changes_are_in_force_when_they_return() {
     assert!(reaches(&socket(&red, 2, 5), &socket(&blue, 3, 5)), "the policy selects it no more");
     node.update([Change::Pod(endpoint("blue", 3, "n1"))]).unwrap();
     assert!(is_cut_off(&socket(&red, 2, 6), &socket(&blue, 3, 6)));
-    node.update([Change::PolicyGone("NetworkPolicy/default/shut-blue".into())]).unwrap();
+    node.update([Change::PolicyDeleted("NetworkPolicy/default/shut-blue".into())]).unwrap();
     assert!(reaches(&socket(&red, 2, 7), &socket(&blue, 3, 7)));
 
     // Refused as a whole: blue's address is red's. The state in force stays.
@@ -275,13 +275,13 @@ fn single_changes_are_in_force_when_they_return() {
     });
     node.update([Change::Node(remote)]).unwrap();
     assert!(reaches(&socket(&red, 2, 9), &socket(&blue, 3, 9)));
-    node.update([Change::NodeGone("n2".into())]).unwrap();
+    node.update([Change::NodeDeleted("n2".into())]).unwrap();
     // A pod that the state moves away, or forgets, passes nothing here.
     node.update([Change::Pod(endpoint("blue", 3, "n2"))]).unwrap();
     assert!(is_cut_off(&socket(&red, 2, 10), &socket(&blue, 3, 10)));
     node.update([Change::Pod(endpoint("blue", 3, "n1"))]).unwrap();
     assert!(reaches(&socket(&red, 2, 11), &socket(&blue, 3, 11)));
-    node.update([Change::PodGone(Cookie::new("Pod/default/blue"))]).unwrap();
+    node.update([Change::PodDeleted(Cookie::new("Pod/default/blue"))]).unwrap();
     assert!(is_cut_off(&socket(&red, 2, 12), &socket(&blue, 3, 12)));
     node.stop(PodInterfaces::Remove).unwrap();
 }
@@ -308,7 +308,7 @@ fn a_pod_with_labels_follows_the_state_that_describes_it() {
     node.update([Change::Pod(Arc::new(described.clone()))]).unwrap();
     assert_eq!(labels_of(&node), Some(labels("described")));
     assert!(reaches(&socket(&red, 2, 2), &socket(&blue, 3, 2)));
-    node.update([Change::PodGone(blue_cookie.clone())]).unwrap();
+    node.update([Change::PodDeleted(blue_cookie.clone())]).unwrap();
     assert_eq!(labels_of(&node), Some(labels("blue")));
     assert!(reaches(&socket(&red, 2, 3), &socket(&blue, 3, 3)));
 
@@ -358,7 +358,7 @@ fn a_state_changes_piece_by_piece() {
     assert!(reaches(&socket(&red, 2, 3), &socket(&blue, 3, 3)));
 
     // A pod that the state attaches no more is detached.
-    let mut changes = StateChanges::from(vec![Change::PodGone(Cookie::new("Pod/default/blue"))]);
+    let mut changes = StateChanges::from(vec![Change::PodDeleted(Cookie::new("Pod/default/blue"))]);
     changes.pods.push((name("blue"), None));
     node.update_state(changes).unwrap();
     assert!(node.port(&name("blue")).is_none() && !has_interface(&blue, "eth0"));

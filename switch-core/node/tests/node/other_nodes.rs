@@ -96,10 +96,10 @@ fn other_nodes_come_and_go_as_single_changes() {
     one.meet(3);
     assert_eq!(one.node.ports(), &ports);
     assert!(reaches(&socket(&one.pod, 1, 5), &socket(&two.pod, 2, 5)));
-    one.node.update([Change::NodeGone("n3".into())]).unwrap();
+    one.node.update([Change::NodeDeleted("n3".into())]).unwrap();
     assert!(reaches(&socket(&one.pod, 1, 6), &socket(&two.pod, 2, 6)));
     // Without the last one there is no tunnel.
-    one.node.update([Change::NodeGone("n2".into())]).unwrap();
+    one.node.update([Change::NodeDeleted("n2".into())]).unwrap();
     assert_eq!(one.mtu(), 1500);
     assert!(is_cut_off(&socket(&one.pod, 1, 7), &socket(&two.pod, 2, 7)));
     one.meet(2);

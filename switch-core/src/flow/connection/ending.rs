@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::slot::{Worth, is_over, worth};
+use super::slot::{EvictionClass, is_over, worth};
 use super::tracker::Tracker;
 use super::{CHUNK, Charge, ConnectionRef, IndexHash, OnEnd};
 use crate::prefetch::prefetch;
@@ -30,7 +30,7 @@ impl Tracker {
 
     /// Ends a connection in favour of another if it is over, or if it is unproven and has been idle for
     /// `patience` seconds. `None`: unproven ones stay. False: it was not ended.
-    pub fn give_way(
+    pub fn evict(
         &self,
         connection: ConnectionRef,
         patience: Option<u32>,
@@ -39,9 +39,9 @@ impl Tracker {
     ) -> bool {
         let Some(slot) = self.slot(connection.slot >> 1) else { return false };
         let goes = match worth(slot, now_secs) {
-            (Worth::Over, _) => true,
-            (Worth::Unproven, idle) => patience.is_some_and(|patience| idle >= patience),
-            (Worth::Live, _) => false,
+            (EvictionClass::Over, _) => true,
+            (EvictionClass::Unproven, idle) => patience.is_some_and(|patience| idle >= patience),
+            (EvictionClass::Live, _) => false,
         };
         goes && self.end(connection, on_end)
     }
@@ -73,12 +73,12 @@ impl Tracker {
                 }
                 used += 1;
                 let (worth, idle) = worth(slot, now_secs);
-                if worth == Worth::Live
+                if worth == EvictionClass::Live
                     || charge.is_some_and(|charge| !self.is_charged(&slot.facts, charge))
                 {
                     continue;
                 }
-                if worth == Worth::Unproven && idle == 0 {
+                if worth == EvictionClass::Unproven && idle == 0 {
                     young.get_or_insert(ConnectionRef { slot: number << 1, generation });
                 } else if slot.claim(generation) {
                     over[many] = number;

@@ -119,12 +119,12 @@ impl Tracker {
         scale: Option<u8>,
         bytes: usize,
         now_secs: u32,
-    ) -> Option<tcp::Judgement> {
+    ) -> Option<tcp::SegmentCheck> {
         use podswitch_wire::parse::tcp_flags::{ACK, FIN, RST, SYN};
         let own = self.lane(connection)?;
         let peer = self.lane(connection.reversed())?;
         let judgement = tcp::check(segment, &own.side(), &peer.side());
-        if judgement != tcp::Judgement::Fits {
+        if judgement != tcp::SegmentCheck::Fits {
             return Some(judgement);
         }
         own.last_seen.store(now_secs, Relaxed);

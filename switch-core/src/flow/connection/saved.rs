@@ -18,7 +18,7 @@ use podswitch_vxlan::vtep::VtepIndex;
 use super::cast::{cast, cast_shared};
 use super::facts::ReplyFacts;
 use super::header::Header;
-use super::slot::{Slot, Worth, is_over, worth};
+use super::slot::{EvictionClass, Slot, is_over, worth};
 use super::tracker::Tracker;
 use super::{CHUNK, ConnectionRef, Created, PORTS, Pinned, TrackerConfig};
 use crate::flow::chunk::Chunks;
@@ -317,7 +317,9 @@ impl Saved {
         (older, now_secs): (u32, u32),
     ) -> Opening {
         // Connections that are over, or have timed out since, are not restored.
-        if worth(slot, 0).0 == Worth::Over || is_over(slot, now_secs.saturating_add(older), false) {
+        if worth(slot, 0).0 == EvictionClass::Over
+            || is_over(slot, now_secs.saturating_add(older), false)
+        {
             return Opening::Over;
         }
         let mut pinned = slot.facts.pinned(|| Some(reply));

@@ -214,7 +214,7 @@ fn datagram_idle_limit(protocol: u8) -> u32 {
 
 /// The value of a connection when a limit is reached: connections of lower value are ended first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Worth {
+pub enum EvictionClass {
     /// Closed or reset by its ends.
     Over,
     /// Not confirmed by the other end: TCP that is not established in both directions, other
@@ -225,19 +225,19 @@ pub enum Worth {
 }
 
 /// A connection's worth, and how many seconds it has been idle.
-pub(super) fn worth(slot: &Slot, now_secs: u32) -> (Worth, u32) {
+pub(super) fn worth(slot: &Slot, now_secs: u32) -> (EvictionClass, u32) {
     let [a, b] = &slot.lanes;
     let last = a.last_seen.load(Relaxed).max(b.last_seen.load(Relaxed));
     let worth = if a.protocol.load(Relaxed) as u8 == proto::TCP {
         match (a.side().state, b.side().state) {
-            (x, y) if tcp::is_over(x, y) => Worth::Over,
-            (x, y) if tcp::is_live(x, y) => Worth::Live,
-            _ => Worth::Unproven,
+            (x, y) if tcp::is_over(x, y) => EvictionClass::Over,
+            (x, y) if tcp::is_live(x, y) => EvictionClass::Live,
+            _ => EvictionClass::Unproven,
         }
     } else if b.packets.load(Relaxed) == 0 {
-        Worth::Unproven
+        EvictionClass::Unproven
     } else {
-        Worth::Live
+        EvictionClass::Live
     };
     (worth, now_secs.saturating_sub(last))
 }
@@ -251,5 +251,5 @@ pub(super) fn is_over(slot: &Slot, now_secs: u32, pressure: bool) -> bool {
         proto::TCP => tcp::idle_limit(a.side().state, b.side().state),
         _ => datagram_idle_limit(protocol),
     };
-    idle >= limit || pressure && worth != Worth::Live && idle >= PRESSURE_SECS
+    idle >= limit || pressure && worth != EvictionClass::Live && idle >= PRESSURE_SECS
 }

@@ -249,7 +249,7 @@ fn a_connection_may_be_its_own_reply() {
 /// here, aborts with a reset at its own sequence number.
 #[test]
 fn a_reset_inside_a_window_that_closed_since_is_accepted() {
-    use super::super::tcp::{Judgement, Segment};
+    use super::super::tcp::{Segment, SegmentCheck};
     use podswitch_wire::parse::tcp_flags::{ACK, RST, SYN};
 
     let limits = TrackerConfig { connections: 10, per_port: 10, hash_key: HASH };
@@ -266,11 +266,11 @@ fn a_reset_inside_a_window_that_closed_since_is_accepted() {
         flags,
     };
     let control = |side, s: &Segment| table.control_segment(side, s, None, 60, 1);
-    assert_eq!(control(sender, &segment(SYN, 100, 1, 0, 9000)), Some(Judgement::Fits));
-    assert_eq!(control(receiver, &segment(SYN | ACK, 500, 1, 101, 9000)), Some(Judgement::Fits));
+    assert_eq!(control(sender, &segment(SYN, 100, 1, 0, 9000)), Some(SegmentCheck::Fits));
+    assert_eq!(control(receiver, &segment(SYN | ACK, 500, 1, 101, 9000)), Some(SegmentCheck::Fits));
     assert!(table.record_segment(sender, &segment(ACK, 101, 1000, 501, 9000), 60, 1));
     assert!(table.record_segment(receiver, &segment(ACK, 501, 0, 1101, 0), 60, 1), "closed");
     let beyond = segment(RST, 1101 + 9001, 0, 0, 0);
-    assert_eq!(control(sender, &beyond), Some(Judgement::OutOfWindow));
-    assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(Judgement::Fits));
+    assert_eq!(control(sender, &beyond), Some(SegmentCheck::OutOfWindow));
+    assert_eq!(control(sender, &segment(RST, 1101 + 8000, 0, 0, 0)), Some(SegmentCheck::Fits));
 }

@@ -359,7 +359,7 @@ impl FlowRecorder {
                     self.leave_out(&info);
                     return;
                 }
-                if matches!(cause, EndCause::PolicyChanged | EndCause::PodGone)
+                if matches!(cause, EndCause::PolicyChanged | EndCause::PodDeleted)
                     && self.stopped.len() < STOPPED
                 {
                     self.stopped.insert(id, counts);

@@ -44,7 +44,7 @@ pub enum CloseReason {
     /// A change of the state made a policy deny it.
     PolicyChanged,
     /// The pod of an end was removed.
-    PodGone,
+    PodDeleted,
     /// The backend no longer belongs to the Service.
     BackendGone,
     /// The switch stopped.
@@ -63,7 +63,7 @@ impl CloseReason {
             Self::Evicted => "evicted",
             Self::Replaced => "replaced",
             Self::PolicyChanged => "policy_changed",
-            Self::PodGone => "pod_gone",
+            Self::PodDeleted => "pod_gone",
             Self::BackendGone => "backend_gone",
             Self::Shutdown => "shutdown",
             Self::Answered => "answered",
@@ -303,7 +303,7 @@ impl Names {
             (EndCause::Replaced, _) => CloseReason::Replaced,
             (EndCause::BackendGone, _) => CloseReason::BackendGone,
             (EndCause::PolicyChanged, _) => CloseReason::PolicyChanged,
-            (EndCause::PodGone, _) => CloseReason::PodGone,
+            (EndCause::PodDeleted, _) => CloseReason::PodDeleted,
             (EndCause::Timeout, None) => CloseReason::Timeout,
             (EndCause::Timeout, Some(snapshot)) => self.silent_because(&info.pinned, snapshot),
         }
@@ -320,7 +320,7 @@ impl Names {
             matches!(state, BackendState::Gone | BackendState::NoService)
         };
         if is_gone(&self.client) || is_gone(&self.server) {
-            return CloseReason::PodGone;
+            return CloseReason::PodDeleted;
         }
         if self.service.is_some() && has_no_backend() {
             return CloseReason::BackendGone;

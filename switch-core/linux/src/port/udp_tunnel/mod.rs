@@ -122,7 +122,7 @@ impl UdpTunnelDevice {
 
     /// Why the switch segments GSO packets itself although [`UdpTunnelConfig::tunnel_gso`] is set:
     /// usually a kernel before Linux 6.17.
-    pub fn why_cut(&self) -> Option<&HostError> {
+    pub fn offload_error(&self) -> Option<&HostError> {
         self.tunnel_gso.as_ref().err()?.as_ref()
     }
 
@@ -261,7 +261,7 @@ impl Device for UdpTunnelDevice {
     }
 
     fn maintain(&mut self) -> Vec<String> {
-        self.upkeep.as_mut().map(Upkeep::put_back).unwrap_or_default()
+        self.upkeep.as_mut().map(Upkeep::repair).unwrap_or_default()
     }
 
     fn files(&self) -> Vec<DeviceFiles> {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What is wrong with the servers of other zones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Trouble {
+pub struct UpstreamProblems {
     /// There is none for names outside the zones that have servers of their own.
     pub has_no_server: bool,
     /// A zone, and a server that forwards it to this resolver; until it is known to do so no more.
@@ -22,16 +22,16 @@ pub struct Trouble {
     pub unreadable: BTreeMap<PathBuf, String>,
 }
 
-/// The same [`Trouble`] for all clones.
+/// The same [`UpstreamProblems`] for all clones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedTrouble(Arc<Mutex<Trouble>>);
+pub(super) struct SharedProblems(Arc<Mutex<UpstreamProblems>>);
 
-impl SharedTrouble {
-    pub(super) fn get(&self) -> Trouble {
+impl SharedProblems {
+    pub(super) fn get(&self) -> UpstreamProblems {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn note(&self, change: impl FnOnce(&mut Trouble)) {
+    pub(super) fn note(&self, change: impl FnOnce(&mut UpstreamProblems)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
