@@ -154,6 +154,11 @@ seccompProfile:
 {{- define "podswitch.volumeMounts" -}}
 - name: run
   mountPath: {{ .Values.agent.runDir }}
+{{- if ne .Values.agent.runDir "/run/podswitch" }}
+# What the node's settings were before the agent changed them is recorded here, whatever the run directory is.
+- name: run
+  mountPath: /run/podswitch
+{{- end }}
 # By the names that runtimes give them: /var/run is a link to /run on the node, and not in the image.
 {{- range list "/run/netns" "/var/run/netns" .Values.cni.netnsDir | uniq }}
 - name: netns

@@ -14,6 +14,7 @@ const TEST: &str = "the_chart_on_a_cluster";
 const SOON: Duration = Duration::from_secs(90);
 /// Not the default: everything must follow the value.
 const RUN_DIR: &str = "/run/lab-podswitch";
+const RESERVED_PORTS: &str = "cat /proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// Kubernetes 1.20 has no surge of DaemonSets and no ValidatingAdmissionPolicy.
 fn values(lab: &Lab, workers: usize) -> Value {
@@ -228,6 +229,10 @@ fn uninstall(lab: &Lab, objects: &str, job: &str) -> Result {
         let left = lab.on_node(node, &format!("ls -A {RUN_DIR} /sys/class/net"))?;
         if left.contains("leases") || left.contains("podswitch0") {
             return Err(format!("n{node} still has {left}"));
+        }
+        let reserved = lab.on_node(node, RESERVED_PORTS)?;
+        if !reserved.trim().is_empty() {
+            return Err(format!("n{node} still reserves ports {reserved}"));
         }
     }
     Ok(())
