@@ -241,9 +241,7 @@ fn every_possible_address_is_probed() {
             .collect();
         asked.sort();
         let mut all = vec![at(vip(family), 80), at(node(family), 30_080), at(node(family), 8443)];
-        if family == 0 {
-            all.push(at("127.0.0.1".parse().unwrap(), 8443));
-        }
+        all.push(at(["127.0.0.1", "::1"][family].parse().unwrap(), 8443));
         all.sort();
         assert_eq!(asked, all);
         switch.send(

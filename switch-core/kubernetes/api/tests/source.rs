@@ -316,9 +316,12 @@ fn a_bookmark_spares_a_list() {
     let other = rig.world.get(Kind::Namespace, "other").expect("it is there");
     let version = |text: &str| text.parse::<u64>().expect("a version");
     let new = version(other["metadata"]["resourceVersion"].as_str().expect("it has one"));
+    let mut pause = Duration::from_millis(300);
     eventually("a watch of pods from the new version", || {
         rig.server().cut();
-        std::thread::sleep(Duration::from_millis(600));
+        // The source waits longer after each cut, and then for a bookmark.
+        pause = (pause * 2).min(Duration::from_secs(8));
+        std::thread::sleep(pause);
         source.follow(&mut sink, false).expect("a good state");
         let last = pods(&rig, true).pop().expect("a watch");
         last.rsplit_once("resourceVersion=").is_some_and(|(_, text)| version(text) >= new)
