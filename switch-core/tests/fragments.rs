@@ -149,7 +149,7 @@ fn a_datagram_from_loopback_to_a_host_port_passes_whole() {
     let reasons = |switch: &mut Switch| -> Vec<DropReason> {
         switch.dropped().into_iter().map(|(_, reason)| reason).collect()
     };
-    for f in FAMILIES {
+    for f in [0, 1] {
         let loopback: IpAddr = ["127.0.0.1", "::1"][f].parse().unwrap();
         let target = std::net::SocketAddr::new(addresses(1)[f], 7777);
         let port = HostPort { address: None, protocol: Protocol::Udp, port: 53, target };
@@ -160,9 +160,10 @@ fn a_datagram_from_loopback_to_a_host_port_passes_whole() {
         for (port, passes) in [(53, true), (54, false)] {
             for (id, order) in (0..).zip(ORDERS) {
                 let message = udp(loopback, loopback, (1000, port), &data);
-                let pieces =
-                    fragments((loopback, loopback), 17, id, &message, &[1200, 800]);
-                order.map(|n| switch.send(HOST, &framed(HOST, &pieces[n])));
+                let pieces = fragments((loopback, loopback), 17, id, &message, &[1200, 800]);
+                for n in order {
+                    switch.send(HOST, &framed(HOST, &pieces[n]));
+                }
                 let got = switch.recv(1);
                 assert_eq!(!got.is_empty(), passes, "port {port}, {order:?}");
                 if passes {
