@@ -257,9 +257,10 @@ mod tests {
         let last = open();
         assert_eq!(last.saved.len(), 1, "the first one's");
         last.files.remove();
-        first.files.prepare_to_retire().unwrap();
-        first.files.retire();
-        first.files.remove_retired();
+        let mut last = open();
+        last.files.prepare_to_retire().unwrap();
+        last.files.retire();
+        last.files.remove_retired();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir(&folder).unwrap();
     }
