@@ -75,8 +75,7 @@ fn started() -> Result<Option<Holder>, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::Setup(format!("the holder: {error}"));
     // A second descriptor of it: the other end is closed with this process.
     let input: OwnedFd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| failed(&e))?;
-    let confined = || drop(confine::holder_calls());
-    Holder::started_with(Channel::from(input), confined).map_err(|e| failed(&e))
+    Holder::started_with(Channel::from(input), confine::holder_calls).map_err(|e| failed(&e))
 }
 
 /// Serves any switch of a run directory.

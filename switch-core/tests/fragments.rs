@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use podswitch_core::action::DropReason::{self, *};
+use podswitch_core::id::Cookie;
 use podswitch_core::packet::{GsoType, Offload, Packet};
+use podswitch_policy::rule::Protocol;
+use podswitch_policy::service::model::HostPort;
 use rig::frames::*;
 use rig::*;
 
@@ -137,6 +140,49 @@ fn fragments_that_wait_are_dropped_when_workers_are_held() {
         switch.send(0, &frame);
     }
     assert_eq!(switch.recv(1).len(), 3);
+}
+
+/// A process of the node sends a large datagram to a host port at its loopback address, from that address. Only the first
+/// fragment has the port.
+#[test]
+fn a_datagram_from_loopback_to_a_host_port_passes_whole() {
+    let reasons = |switch: &mut Switch| -> Vec<DropReason> {
+        switch.dropped().into_iter().map(|(_, reason)| reason).collect()
+    };
+    for f in [0, 1] {
+        let loopback: IpAddr = ["127.0.0.1", "::1"][f].parse().unwrap();
+        let target = std::net::SocketAddr::new(addresses(1)[f], 7777);
+        let port = HostPort { address: None, protocol: Protocol::Udp, port: 53, target };
+        let mut config = config();
+        config.host_ports = vec![(Cookie::new("Pod/default/p1"), [port].into())];
+        let mut switch = Switch::new(&config);
+        let data = payload(2500);
+        for (port, passes) in [(53, true), (54, false)] {
+            for (id, order) in (0..).zip(ORDERS) {
+                let message = udp(loopback, loopback, (1000, port), &data);
+                let pieces = fragments((loopback, loopback), 17, id, &message, &[1200, 800]);
+                for n in order {
+                    switch.send(HOST, &framed(HOST, &pieces[n]));
+                }
+                let got = switch.recv(1);
+                assert_eq!(!got.is_empty(), passes, "port {port}, {order:?}");
+                if passes {
+                    assert_eq!(reassemble(&got)[8..], data);
+                } else {
+                    // The first fragment at once; the others wait for it in vain.
+                    assert_eq!(reasons(&mut switch), [MartianSource], "{order:?}");
+                }
+            }
+        }
+        switch.pass(Duration::from_secs(6));
+        assert_eq!(reasons(&mut switch), [FragmentTimeout; 12]);
+        // A pod's fragments are checked at once.
+        let message = udp(loopback, loopback, (1000, 53), &data);
+        let pieces = fragments((loopback, loopback), 17, 99, &message, &[1200, 800]);
+        switch.send(0, &framed(0, &pieces[1]));
+        assert_eq!(reasons(&mut switch), [MartianSource]);
+        switch.assert_adds_up();
+    }
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub(crate) struct Flags {
     /// Namespace of the Lease of the replica that writes the status.
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-system", requires = "kubernetes")]
     lease_namespace: String,
+    /// Name of that Lease. Programs that serve different Ingresses or Gateways need a Lease each.
+    #[arg(long, value_name = "NAME", default_value = "podswitch-ingress", requires = "kubernetes")]
+    lease_name: String,
     /// Report what is left out or not honoured, and exit: 1 if an object cannot be used as written.
     #[arg(long)]
     pub(crate) check: bool,
@@ -116,7 +119,7 @@ impl Flags {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "ingress".to_owned());
         (!self.publish_address.is_empty()).then(|| crate::api::Publish {
             addresses: self.publish_address.clone(),
-            namespace: self.lease_namespace.clone(),
+            lease: (self.lease_namespace.clone(), self.lease_name.clone()),
             identity: format!("{host}_{}", std::process::id()),
             controller: self.controller.clone(),
             gateway: self.gateway.clone(),

@@ -27,7 +27,7 @@ pub(super) fn moment(text: &str) -> Result<Moment, String> {
 
 fn read(text: &str, now: SystemTime) -> Option<Moment> {
     if let Ok(before) = parse_duration(text) {
-        return now.checked_sub(before).map(Moment);
+        return now.checked_sub(before).filter(|time| *time >= UNIX_EPOCH).map(Moment);
     }
     if let Some(time) = time_of_day(text) {
         const DAY: u64 = 86_400;
@@ -73,7 +73,9 @@ mod tests {
         ] {
             assert_eq!(read(text).as_deref(), Some(means), "{text}");
         }
-        for text in ["", "14", "14:60", "24:00", "1:03", "14:03:", "14:03:20:1", "+1:03", "noon"] {
+        for text in
+            ["", "14", "14:60", "24:00", "1:03", "14:03:", "14:03:20:1", "+1:03", "noon", "60y"]
+        {
             assert_eq!(read(text), None, "{text}");
         }
     }

@@ -13,8 +13,8 @@ use podswitch_core::time::{Clock, Instant};
 use podswitch_linux::handover::{Channel, Inherited, Listener};
 use podswitch_node::cni::Agent;
 use podswitch_node::{
-    CaptureOutcome, HANDOVER_SOCKET, HandoverError, Node, NodeError, NodeHandle, PodName,
-    Predecessor, Successor, shared_file, take_shared,
+    HANDOVER_SOCKET, HandoverError, Node, NodeError, NodeHandle, PodName, Predecessor, Successor,
+    SuccessorState, shared_file, take_shared,
 };
 
 use super::control::Control;
@@ -32,6 +32,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a switch that was replaced can take the node back, and how often it looks at signals meanwhile.
 const STAND_BY: Duration = Duration::from_secs(60);
 const STAND_BY_CHECK: Duration = Duration::from_millis(100);
+/// How long a process waits between two tries to take over, the first and the longest time, and how often it looks
+/// whether the other one has ended.
+const MEET_PAUSE: Duration = Duration::from_secs(1);
+const MEET_PAUSE_MAX: Duration = Duration::from_secs(60);
+const MEET_CHECK: Duration = Duration::from_millis(100);
 /// How often a switch that was replaced looks whether one runs.
 const STAY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -96,8 +101,59 @@ pub(super) fn listen(run_dir: &Path) -> Option<Listener> {
         .ok()
 }
 
+/// The switch that runs.
+pub(super) enum Met {
+    /// It is ready to hand over, and these are its devices' files.
+    Running(Predecessor, Inherited),
+    /// There is none any more: this process has the run directory's lock.
+    Gone,
+    /// This process is to stop.
+    Stopped,
+}
+
+/// Introduces this process to the switch that runs. `waits`: until that one hands over or ends, if it does not do so at
+/// once; it may have just taken the node back, and not listen yet.
+///
+/// # Errors
+/// It does not hand over.
+pub(super) fn meet_or_wait(
+    run_dir: &mut RunDir,
+    node: &str,
+    waits: bool,
+    signals: &Signals,
+) -> Result<Met, Failure> {
+    let clock = Clock::start();
+    let (mut again_at, mut pause) = (clock.now(), MEET_PAUSE);
+    let mut is_said = false;
+    loop {
+        if clock.now() >= again_at {
+            match meet(run_dir.path(), node) {
+                Ok((met, files)) => return Ok(Met::Running(met, files)),
+                Err(failure) if !waits => return Err(failure),
+                Err(failure) => {
+                    if !std::mem::replace(&mut is_said, true) {
+                        failure.log_error(
+                            "not taken over: waiting for the running switch to hand over, or to stop",
+                        );
+                    }
+                    // One that refuses says so in its log each time.
+                    again_at = clock.now() + pause;
+                    pause = (pause * 2).min(MEET_PAUSE_MAX);
+                }
+            }
+        }
+        if run_dir.lock() {
+            return Ok(Met::Gone);
+        }
+        signals.wait(MEET_CHECK, None);
+        if signals.stopped() {
+            return Ok(Met::Stopped);
+        }
+    }
+}
+
 /// Introduces this process to the switch that runs, and receives its devices' files.
-pub(super) fn meet(run_dir: &Path, node: &str) -> Result<(Predecessor, Inherited), Failure> {
+fn meet(run_dir: &Path, node: &str) -> Result<(Predecessor, Inherited), Failure> {
     let mut predecessor = Predecessor::connect(&run_dir.join(HANDOVER_SOCKET))
         .map_err(|error| failed(&error.into()))?;
     let files = predecessor.receive_devices(node).map_err(|error| failed(&error))?;
@@ -156,13 +212,14 @@ pub(super) fn accept(channel: Channel, name: &str) -> Option<Successor> {
     Some(successor)
 }
 
-/// Hands the node over. `None`: it was not, and this switch goes on.
+/// Hands the node over. `None`: it was not, and this switch goes on. `before` is called before the successor can forward.
 pub(super) fn hand_over(
     node: &NodeHandle,
     successor: Successor,
     shared: Vec<DeviceFiles>,
     keep_waiting: impl FnMut() -> bool,
     mut settle: impl FnMut(),
+    before: impl FnOnce(),
 ) -> Option<Successor> {
     let files_now = || node.with(|node| node.device_files()).map_err(of_node).and_then(|it| it);
     let prepared = files_now().and_then(|mut files| {
@@ -175,8 +232,11 @@ pub(super) fn hand_over(
     if let Err(error) = prepared {
         not_handed(&error);
         successor.end();
+        // It may have copied connections, which nobody is to read.
+        let _ = node.with(Node::forget_successor);
         return None;
     }
+    before();
     let handed = node.with(move |node| {
         let result = node.hand_over(&successor);
         if result.is_err() {
@@ -198,9 +258,9 @@ pub(super) fn stand_by(node: &NodeHandle, successor: &Successor, signals: &Signa
     let clock = Clock::start();
     while !signals.stopped() && clock.now().since(Instant::ZERO) < STAND_BY {
         match successor.wait_for_end(STAND_BY_CHECK) {
-            CaptureOutcome::Runs => {}
-            CaptureOutcome::Stopped => return false,
-            CaptureOutcome::Ended => {
+            SuccessorState::Runs => {}
+            SuccessorState::Stopped => return false,
+            SuccessorState::Ended => {
                 tracing::error!(target: "run", version = successor.version(), "the switch that took the node over has ended: this one takes it back");
                 return !node.has_ended();
             }

@@ -40,7 +40,7 @@ use dns::{Dns, DnsFlags};
 use events::Events;
 use flags::UnderlayFlags;
 pub(crate) use flags::seconds;
-use handover::SharedFiles;
+use handover::{Met, SharedFiles};
 pub(crate) use holding::HOLD_FOR;
 use holding::{HoldFlags, Holding};
 use outputs::OutputFlags;
@@ -261,8 +261,8 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     }
     let (mut predecessor, mut shared) = (None, SharedFiles::default());
     if let Some(run_dir) = run_dir.as_mut().filter(|_| is_shared) {
-        match handover::meet(run_dir.path(), &args.node) {
-            Ok((met, files)) => {
+        match handover::meet_or_wait(run_dir, &args.node, args.wait, &signals)? {
+            Met::Running(met, files) => {
                 shared = SharedFiles::take(&files);
                 if let Some(lock) = shared.lock.take() {
                     run_dir.share_lock(lock);
@@ -270,19 +270,11 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
                 options = options.take_over(files.clone());
                 predecessor = Some((met, files));
             }
-            // It does not hand over to this process, or has just ended: one after the other then.
-            Err(failure) if args.wait => {
-                failure.log_error("not taken over: waiting for the running switch to stop");
-                while !run_dir.lock() {
-                    signals.wait(FIRST_STATE_PAUSE, None);
-                    if signals.stopped() {
-                        return Ok(());
-                    }
-                }
+            Met::Gone => {
                 is_shared = false;
                 web = open_web(None)?;
             }
-            Err(failure) => return Err(failure),
+            Met::Stopped => return Ok(()),
         }
     }
     let mut holder = None;
@@ -330,7 +322,9 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
     }
     if let Some(path) = run_dir_path.map(Path::to_owned).filter(|_| holding.is_wanted()) {
         // Pods have been attached: what no device has taken is not needed any more.
-        node.with(move |node| node.hold(holder, path))?;
+        if let Err(error) = node.with(move |node| node.hold(holder, path)) {
+            tracing::error!(target: "run", %error, "devices are not held");
+        }
     }
     if let Some(web) = &web {
         web.serve(node.caller(), control.log());
@@ -383,13 +377,16 @@ fn serve_node(args: &Args, mut holding: Holding, json: bool) -> Done {
         }
         let run_dir = serving.run_dir.as_ref();
         let files = handover::shared_files(run_dir, asked.as_ref(), web.as_ref(), cni.as_ref());
-        let handed = handover::hand_over(&node, successor, files, keep_waiting, settle);
+        // From then on, a predecessor that stands by must not take the node back: it would not know of the successor.
+        let before = || {
+            if let Some(met) = met.take() {
+                met.stopping();
+            }
+        };
+        let handed = handover::hand_over(&node, successor, files, keep_waiting, settle, before);
         if let Some(successor) = handed {
             if let Some(asked) = asked.as_mut().filter(|_| shares) {
                 asked.leave_file();
-            }
-            if let Some(met) = &met {
-                met.stopping();
             }
             if !(args.stay && shares && successor.says_stopping()) {
                 break Some(successor);

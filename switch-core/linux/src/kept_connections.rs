@@ -35,6 +35,8 @@ pub struct KeptConnections {
     path: PathBuf,
     allocated: usize,
     earlier: Vec<PathBuf>,
+    /// The second name of this run's file, while it is handed over.
+    second: Option<PathBuf>,
 }
 
 /// The state with which the switch starts.
@@ -86,7 +88,7 @@ impl KeptConnections {
         let saved = found.iter().filter_map(|(_, path)| saved(path)).collect();
         let earlier = found.into_iter().map(|(_, path)| path).collect();
         let memory = SlotMemory { bytes: mapping.leak(), monotonic: monotonic() };
-        let files = Self { file, path, allocated: 0, earlier };
+        let files = Self { file, path, allocated: 0, earlier, second: None };
         Ok(Opened { files, memory, saved })
     }
 
@@ -113,13 +115,35 @@ impl KeptConnections {
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Another process goes on with the connections: the next run is not to read this file. [`take_back`](Self::take_back)
-    /// undoes this.
-    pub fn retire(&mut self) {
+    /// Another process is about to go on with the connections, and removes this file when it has read it: gives the file a
+    /// second name, under which no run reads it. [`keep`](Self::keep) undoes this.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn prepare_to_retire(&mut self) -> io::Result<()> {
         let number = self.path.extension().unwrap_or_default().to_string_lossy();
-        let retired = self.path.with_file_name(format!("{RETIRED}{number}"));
-        if fs::rename(&self.path, &retired).is_ok() {
-            self.path = retired;
+        let second = self.path.with_file_name(format!("{RETIRED}{number}"));
+        match fs::hard_link(&self.path, &second) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => self.second = Some(second),
+        }
+        Ok(())
+    }
+
+    /// The other process does not go on.
+    pub fn keep(&mut self) {
+        if let Some(second) = self.second.take() {
+            let _ = fs::remove_file(second);
+        }
+    }
+
+    /// The other process goes on: the next run is not to read this file. Before that,
+    /// [`prepare_to_retire`](Self::prepare_to_retire). [`take_back`](Self::take_back) undoes this.
+    pub fn retire(&mut self) {
+        if let Some(second) = self.second.take() {
+            // The other process may have done so.
+            let _ = fs::remove_file(&self.path);
+            self.path = second;
         }
     }
 
@@ -141,8 +165,9 @@ impl KeptConnections {
         memory
     }
 
-    /// Removes this run's file, if it is [retired](Self::retire).
-    pub fn remove_retired(&self) {
+    /// Removes this run's file, if it is [retired](Self::retire), or its second name.
+    pub fn remove_retired(mut self) {
+        self.keep();
         let name = self.path.file_name().and_then(|name| name.to_str());
         if name.is_some_and(|name| name.starts_with(RETIRED)) {
             let _ = fs::remove_file(&self.path);
@@ -218,16 +243,24 @@ mod tests {
         let mut first = open();
         let mut second = open();
         assert_eq!(second.saved.len(), 1);
-        first.files.retire();
+        first.files.prepare_to_retire().unwrap();
+        assert_eq!(open().saved.len(), 2, "nobody goes on yet");
+        fs::remove_file(folder.join("connections.2")).unwrap();
+        // In either order.
         second.files.settle();
+        first.files.retire();
         assert_eq!(open().saved.len(), 1, "the second one's");
         assert!(first.files.take_back().is_some());
         first.files.settle();
+        first.files.prepare_to_retire().unwrap();
+        first.files.keep();
         let last = open();
         assert_eq!(last.saved.len(), 1, "the first one's");
         last.files.remove();
-        first.files.retire();
-        first.files.remove_retired();
+        let mut last = open();
+        last.files.prepare_to_retire().unwrap();
+        last.files.retire();
+        last.files.remove_retired();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir(&folder).unwrap();
     }

@@ -133,7 +133,7 @@ impl Steering {
     /// Replaces the steered addresses, atomically. Steered connections continue.
     ///
     /// # Errors
-    /// Missing privilege; the rules in force stay.
+    /// Missing privilege; the rules in force stay, until they are [repaired](Self::reconcile).
     pub fn update(
         &mut self,
         mtu: u16,
@@ -145,8 +145,8 @@ impl Steering {
         if config == self.config {
             return Ok(());
         }
-        self.marking.update(&config.marking())?;
         self.config = config;
+        self.marking.update(&self.config.marking())?;
         self.loopback.follow(&self.config).map(drop)
     }
 
@@ -260,6 +260,8 @@ struct Loopback {
     /// With the index of the interface: before Linux 6.16 the rules end with it, without a trace in
     /// the generation of nf_tables.
     installed: Option<(u32, Installed)>,
+    /// Rules of this run, or of an earlier one, may be in force.
+    may_be_there: bool,
     /// The kernel cannot, so it is not tried again.
     is_missing: bool,
     failure: Option<HostError>,
@@ -267,7 +269,8 @@ struct Loopback {
 
 impl Loopback {
     fn new(ns: &NetNs) -> Self {
-        Self { ns: Some(ns.clone()), installed: None, is_missing: false, failure: None }
+        let ns = Some(ns.clone());
+        Self { ns, installed: None, may_be_there: true, is_missing: false, failure: None }
     }
 
     /// Installs or removes the rules as the configuration wants. Returns whether rules that had been
@@ -275,8 +278,10 @@ impl Loopback {
     fn follow(&mut self, config: &SteeringConfig) -> Result<bool, HostError> {
         let Some(ns) = &self.ns else { return Ok(false) };
         if !config.service_addresses.iter().any(|front| front.address == Ipv6Addr::LOCALHOST) {
-            if self.installed.take().is_some() {
+            // That of a run that was killed, too.
+            if self.may_be_there {
                 loopback::remove(ns)?;
+                (self.installed, self.may_be_there) = (None, false);
             }
             return Ok(false);
         }
@@ -291,18 +296,29 @@ impl Loopback {
             return Ok(false);
         }
         match loopback::deliver(ns, &config.interface) {
-            Ok(installed) => self.installed = Some((link.index, installed)),
-            Err(error) if had => return Err(error),
-            // Everything else is served without it.
-            Err(error) => (self.is_missing, self.failure) = (true, Some(error)),
+            Ok(installed) => {
+                self.installed = Some((link.index, installed));
+                self.may_be_there = true;
+            }
+            // Everything else is served without it. A kernel that cannot is not asked again.
+            Err(error) => {
+                self.is_missing = is_missing(&error);
+                self.installed = None;
+                self.failure.get_or_insert(error);
+            }
         }
         Ok(had)
     }
 }
 
+/// Whether the kernel does not have what the rules need.
+fn is_missing(error: &HostError) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOENT | libc::EAFNOSUPPORT))
+}
+
 impl Drop for Loopback {
     fn drop(&mut self) {
-        if let Some(ns) = self.ns.as_ref().filter(|_| self.installed.is_some()) {
+        if let Some(ns) = self.ns.as_ref().filter(|_| self.may_be_there) {
             // Best effort: without the interface the rules have no effect.
             let _ = loopback::remove(ns);
         }

@@ -115,7 +115,7 @@ pub use flow_view::{
 pub use flows::Flow;
 pub use handle::{NodeCaller, NodeHandle};
 pub use handover::{
-    CaptureOutcome, HANDOVER_SOCKET, HandoverError, Predecessor, Successor, shared_file,
+    HANDOVER_SOCKET, HandoverError, Predecessor, Successor, SuccessorState, shared_file,
     take_shared,
 };
 pub use inspect::{PodInfo, Status, WorkerStatus};

@@ -48,9 +48,10 @@ impl ControlPlane {
 
     /// The number of bytes at the beginning of the memory that must be allocated now, and the argument for
     /// [`allow_memory`](Self::allow_memory) after that. If shared memory is used before it is allocated and the system
-    /// has no memory left, the process is killed. Call it a few times a second.
-    pub fn wanted_memory(&self) -> Option<(usize, u32)> {
-        self.memory.as_ref().map(|memory| memory.kept.wanted(SPARE_CHUNKS))
+    /// has no memory left, the process is killed. Call it a few times a second, and before so many `connections` are
+    /// opened at once.
+    pub fn wanted_memory(&self, connections: usize) -> Option<(usize, u32)> {
+        self.memory.as_ref().map(|memory| memory.kept.wanted(connections, SPARE_CHUNKS))
     }
 
     /// Allows the use of memory that was allocated according to [`wanted_memory`](Self::wanted_memory). Connections

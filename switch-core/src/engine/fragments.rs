@@ -14,7 +14,7 @@ use crate::action::DropReason;
 use crate::flow::fragments::{Fragment, FragmentConfig, Fragments, Released, compact};
 use crate::id::PortId;
 use crate::packet::Packet;
-use crate::resolve::{Query, check_source};
+use crate::resolve::{Query, check_fragment};
 use crate::time::Instant;
 
 /// Datagrams that are checked for their timeout in one poll.
@@ -63,7 +63,7 @@ impl Engine {
         parsed: &Parsed,
     ) {
         let query = Query::of(&parsed.key, &packet);
-        if let Err(reason) = check_source(cx.snapshot, &query) {
+        if let Err(reason) = check_fragment(cx.snapshot, &query, parsed.fragment) {
             return self.drop(cx, packet, reason, None);
         }
         // Each port and each VTEP has its own share of the store. Addresses behind the node's port

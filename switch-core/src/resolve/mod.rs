@@ -25,7 +25,7 @@ pub use hints::Hints;
 pub use query::Query;
 pub use route::Hop;
 pub use service::{ConnAction, connection_action, may_open};
-pub use source::check_source;
+pub use source::{check_fragment, check_source};
 
 use crate::action::Plan;
 use crate::nat::select::{self, FirstPacket, Served};

@@ -16,7 +16,7 @@ const SOON: Duration = Duration::from_secs(90);
 const RUN_DIR: &str = "/run/lab-podswitch";
 const RESERVED_PORTS: &str = "cat /proc/sys/net/ipv4/ip_local_reserved_ports";
 
-/// Kubernetes 1.20 has no surge of DaemonSets and no ValidatingAdmissionPolicy.
+/// Kubernetes 1.20 has no surge of DaemonSets, no sidecars and no ValidatingAdmissionPolicy.
 fn values(lab: &Lab, workers: usize) -> Value {
     json!({
         "image": {"repository": "lab.local/podswitch", "tag": "test", "pullPolicy": "Never"},
@@ -30,7 +30,8 @@ fn values(lab: &Lab, workers: usize) -> Value {
             // With the host's process ids, for runtimes that name namespaces by process id.
             "processNamespaces": std::env::var_os("LAB_PROCESS_NAMESPACES").is_some(),
         },
-        "agent": {"runDir": RUN_DIR, "updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
+        // Its own container needs Kubernetes 1.29.
+        "agent": {"runDir": RUN_DIR, "hold": {"enabled": false}, "updateStrategy": {"maxSurge": 0, "maxUnavailable": 1}, "minReadySeconds": 1},
         "admissionPolicy": {"enabled": false},
         "uninstall": {"nodes": lab.nodes},
     })

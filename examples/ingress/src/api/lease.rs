@@ -17,15 +17,15 @@ const DURATION: u64 = 15;
 #[derive(Debug)]
 pub(super) struct Lease {
     namespace: String,
-    name: &'static str,
+    name: String,
     identity: String,
     /// The version that was seen last, and since when.
     seen: Option<(String, Instant)>,
 }
 
 impl Lease {
-    pub(super) fn new(namespace: &str, name: &'static str, identity: String) -> Self {
-        Self { namespace: namespace.to_owned(), name, identity, seen: None }
+    pub(super) fn new(namespace: &str, name: &str, identity: String) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned(), identity, seen: None }
     }
 
     /// Takes or renews the Lease. Returns whether it is ours.

@@ -28,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Publish {
     /// Addresses and host names.
     pub(crate) addresses: Vec<String>,
-    /// Namespace of the Lease.
-    pub(crate) namespace: String,
+    /// Namespace and name of the Lease.
+    pub(crate) lease: (String, String),
     /// Distinguishes replicas.
     pub(crate) identity: String,
     /// Our name in the status of routes.
@@ -72,7 +72,7 @@ pub(super) async fn run(
         addresses: publish.addresses,
     };
     let mut told = Written::new();
-    let mut lease = Lease::new(&publish.namespace, "podswitch-ingress", publish.identity);
+    let mut lease = Lease::new(&publish.lease.0, &publish.lease.1, publish.identity);
     // What was written as the holder.
     let mut written: HashSet<(String, String)> = HashSet::new();
     let mut ticks = interval(RENEW);

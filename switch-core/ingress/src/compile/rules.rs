@@ -18,6 +18,8 @@ use crate::settings::Settings;
 
 /// Largest compiled form of a regular expression, in bytes.
 pub(super) const MAX_PATTERN: usize = 1 << 18;
+/// Size of the cache that each thread has for a regular expression, in bytes.
+pub(super) const MAX_CACHE: usize = 128 << 10;
 
 /// Longest path of a rule, in bytes; longer ones match no request.
 const MAX_PATH: usize = 4096;
@@ -375,19 +377,23 @@ pub(super) fn key(kind: PathKind, path: &str) -> Result<(PathKind, String), Faul
 
 /// Anchored at the beginning and without regard to case, as in ingress-nginx.
 fn compiled(path: &str) -> Result<Regex, String> {
-    RegexBuilder::new(&format!("^(?:{path})"))
-        .unicode(false)
-        .case_insensitive(true)
-        .size_limit(MAX_PATTERN)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "the regular expression is too large".to_owned(),
-            error => {
-                let text = error.to_string();
-                let last = text.lines().last().unwrap_or_default().trim();
-                format!("{} is not a regular expression here: {last}", quote(path))
-            }
-        })
+    let built = |text: &str| {
+        RegexBuilder::new(text)
+            .unicode(false)
+            .case_insensitive(true)
+            .size_limit(MAX_PATTERN)
+            .dfa_size_limit(MAX_CACHE)
+            .build()
+    };
+    // Alone, too: `a)|(?:b` would end the group.
+    built(path).and_then(|_| built(&format!("^(?:{path})"))).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "the regular expression is too large".to_owned(),
+        error => {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default().trim();
+            format!("{} is not a regular expression here: {last}", quote(path))
+        }
+    })
 }
 
 /// A DNS name in lower case, with `*.` before it for a wildcard; empty for every host.

@@ -43,10 +43,15 @@ fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, [u8]>> {
     }
     let mut all = first.to_vec();
     for line in rest {
-        all.push(b',');
+        all.extend_from_slice(separator(name));
         all.extend_from_slice(line);
     }
     Some(Cow::Owned(all))
+}
+
+/// What stands between the parts of a field: cookies are no list (RFC 6265 section 4.2, RFC 9113 section 8.2.3).
+fn separator(name: &str) -> &'static [u8] {
+    if name.eq_ignore_ascii_case("cookie") { b"; " } else { b"," }
 }
 
 /// Changes header fields. A field that is added becomes part of the list that is there.
@@ -60,7 +65,10 @@ pub(super) fn change(headers: &mut HeaderMap, changes: &[FieldChanges]) {
         for (name, text) in add {
             if let Some((name, new)) = field(name, text) {
                 let joined = value(headers, name.as_str()).and_then(|before| {
-                    HeaderValue::from_bytes(&[&before, text.as_bytes()].join(&b","[..])).ok()
+                    HeaderValue::from_bytes(
+                        &[&before, text.as_bytes()].join(separator(name.as_str())),
+                    )
+                    .ok()
                 });
                 // Cookies are not a list (RFC 6265 section 3).
                 match joined.filter(|_| name != http::header::SET_COOKIE) {

@@ -72,6 +72,8 @@ pub struct Marking {
     connection: Connection,
     config: MarkingConfig,
     contents: Contents,
+    /// A change was refused: what is in force is not what is wanted.
+    is_outdated: bool,
     how: How,
     stays: bool,
 }
@@ -115,7 +117,14 @@ impl Marking {
                 Ok(()) => {
                     let contents = Contents::read(&mut connection, Family::Inet, &config.table)?;
                     let config = config.clone();
-                    return Ok(Self { connection, config, contents, how, stays: false });
+                    return Ok(Self {
+                        connection,
+                        config,
+                        contents,
+                        is_outdated: false,
+                        how,
+                        stays: false,
+                    });
                 }
                 Err(error) if is_missing(error) => {}
                 Err(_) => break,
@@ -127,10 +136,10 @@ impl Marking {
     /// Replaces the marks atomically. The table's name cannot change.
     ///
     /// # Errors
-    /// As [`install`](Self::install); the rules in force stay.
+    /// As [`install`](Self::install); the rules in force stay, until [`repair`](Self::repair) replaces them.
     pub fn update(&mut self, config: &MarkingConfig) -> Result<(), HostError> {
         let config = MarkingConfig { table: self.config.table.clone(), ..config.clone() };
-        if config.has_same_rules(&self.config) {
+        if !self.is_outdated && config.has_same_rules(&self.config) {
             let changes = FAMILIES.iter().flat_map(|family| family.changes(&self.config, &config));
             if self.contents.change(&mut self.connection, changes.collect()).is_ok() {
                 self.config = config;
@@ -142,23 +151,27 @@ impl Marking {
 
     /// Replaces the table.
     fn replace(&mut self, config: MarkingConfig) -> Result<(), HostError> {
+        // Until it is in force; the next repair tries again.
+        self.config = config;
+        self.is_outdated = true;
+        let config = &self.config;
         let mut transaction = Transaction::new(Family::Inet);
         // Created if absent, so that removing it cannot fail.
         replace(&mut transaction, &config.table, self.how.flags);
-        marking(&mut transaction, &config, self.how);
+        marking(&mut transaction, config, self.how);
         let what = || format!("replace nftables table {}", config.table);
         self.connection.commit(transaction, what)?;
         self.contents = Contents::read(&mut self.connection, Family::Inet, &config.table)?;
-        self.config = config;
+        self.is_outdated = false;
         Ok(())
     }
 
-    /// Replaces the table if it was removed, or if its rules or sets were changed. Returns whether it was.
+    /// Replaces the table if a change was refused, if it was removed, or if its rules or sets were changed. Returns whether it was.
     ///
     /// # Errors
     /// As [`install`](Self::install).
     pub fn repair(&mut self) -> Result<bool, HostError> {
-        if self.contents.is_intact(&mut self.connection)? {
+        if !self.is_outdated && self.contents.is_intact(&mut self.connection)? {
             return Ok(false);
         }
         self.replace(self.config.clone()).map(|()| true)

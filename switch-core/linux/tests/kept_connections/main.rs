@@ -70,7 +70,7 @@ fn run(folder: &Path, config: &Config, shift: u16, later: Duration) -> Run {
     let options = Options { limits: LIMITS, hash_key, ..Options::default() };
     let mut control = ControlPlane::with_memory(options, memory).unwrap();
     // Only a little, since it stays mapped as long as the test program runs.
-    let (bytes, chunks) = control.wanted_memory().unwrap();
+    let (bytes, chunks) = control.wanted_memory(0).unwrap();
     files.allocate(bytes - (chunks - CHUNKS) as usize * CHUNK_BYTES).unwrap();
     control.allow_memory(CHUNKS);
     let mut others = Vec::new();

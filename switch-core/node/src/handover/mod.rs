@@ -45,7 +45,7 @@ use podswitch_linux::handover::{Channel, Inherited, Received};
 use serde::{Deserialize, Serialize};
 
 pub use predecessor::Predecessor;
-pub use successor::{CaptureOutcome, Successor};
+pub use successor::{Successor, SuccessorState};
 
 /// Name of the socket in the run directory.
 pub const HANDOVER_SOCKET: &str = "handover.sock";

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// What has become of a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CaptureOutcome {
+pub enum SuccessorState {
     /// It runs.
     Runs,
     /// It was replaced, or stopped for good.
@@ -106,10 +106,10 @@ impl Successor {
     }
 
     /// Waits for its end, at most this long. A process that closes the connection and does not end is ended.
-    pub fn wait_for_end(&self, timeout: Duration) -> CaptureOutcome {
+    pub fn wait_for_end(&self, timeout: Duration) -> SuccessorState {
         match receive(&self.channel, timeout) {
-            Ok((Message::Stopping, _)) => CaptureOutcome::Stopped,
-            Ok(_) | Err(HandoverError::Silent) if !self.has_ended() => CaptureOutcome::Runs,
+            Ok((Message::Stopping, _)) => SuccessorState::Stopped,
+            Ok(_) | Err(HandoverError::Silent) if !self.has_ended() => SuccessorState::Runs,
             _ => {
                 // What it had open is closed when it has ended.
                 let clock = Clock::start();
@@ -122,7 +122,7 @@ impl Successor {
                     }
                     std::thread::sleep(LOOK);
                 }
-                if self.has_ended() { CaptureOutcome::Ended } else { CaptureOutcome::Runs }
+                if self.has_ended() { SuccessorState::Ended } else { SuccessorState::Runs }
             }
         }
     }

@@ -179,9 +179,9 @@ fn files_of_pods_attached_meanwhile_follow() {
 #[test]
 fn a_successor_says_when_nobody_is_to_follow() {
     let (successor, predecessor) = prepared(1);
-    assert_eq!(successor.wait_for_end(Duration::ZERO), CaptureOutcome::Runs);
+    assert_eq!(successor.wait_for_end(Duration::ZERO), SuccessorState::Runs);
     predecessor.stopping();
-    assert_eq!(successor.wait_for_end(SILENCE * 60), CaptureOutcome::Stopped);
+    assert_eq!(successor.wait_for_end(SILENCE * 60), SuccessorState::Stopped);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use podswitch_core::time::{Clock, Instant};
+use podswitch_linux::HostError;
 use podswitch_linux::handover::{Channel, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
@@ -94,7 +95,7 @@ impl Holder {
     /// The switch said something else; as [`bind`](Self::bind). The switch hears it.
     pub fn started_with(
         channel: Channel,
-        confine: impl FnOnce(),
+        confine: impl FnOnce() -> Result<(), HostError>,
     ) -> Result<Option<Self>, HoldError> {
         // A switch may wait a long time for its run directory.
         let hello = loop {
@@ -107,12 +108,14 @@ impl Holder {
         let Message::Hello { listen: Some(run_dir), .. } = &hello else {
             return Err(HoldError::Unexpected(format!("{hello:?}")));
         };
-        let mut holder = Self::bind(run_dir).inspect_err(|error| {
-            let reason = format!("{}: {error}", run_dir.display());
-            let _ = send(&channel, &Message::Refused { reason }, &[]);
-        })?;
-        confine();
-        holder.receive_devices(channel, &hello)?;
+        let refused = |reason: String| drop(send(&channel, &Message::Refused { reason }, &[]));
+        let mut holder = Self::bind(run_dir)
+            .inspect_err(|error| refused(format!("{}: {error}", run_dir.display())))?;
+        if let Err(error) = confine() {
+            refused(error.to_string());
+            return Err(HoldError::Refused(error.to_string()));
+        }
+        holder.begin(channel, &hello)?;
         Ok(Some(holder))
     }
 
@@ -190,11 +193,11 @@ impl Holder {
             return refuse(&channel, format!("user {user} has no devices here"));
         }
         let (hello, _) = receive(&channel, SILENCE / 5)?;
-        self.receive_devices(channel, &hello)
+        self.begin(channel, &hello)
     }
 
     /// Goes on with the switch that said hello, in place of any before.
-    fn receive_devices(&mut self, channel: Channel, hello: &Message) -> Result<(), HoldError> {
+    fn begin(&mut self, channel: Channel, hello: &Message) -> Result<(), HoldError> {
         match hello {
             Message::Hello { format, boot, .. } => {
                 if *format != FORMAT || *boot != boot_id() {

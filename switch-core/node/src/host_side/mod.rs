@@ -168,6 +168,11 @@ impl HostSide {
         })
     }
 
+    /// Whether something is to be put in force in a predecessor's place, and could not be.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.replaces_masquerade
+    }
+
     /// The port's number.
     pub(crate) fn port(&self) -> PortId {
         self.port
@@ -223,7 +228,8 @@ impl HostSide {
         remote: RemotePods,
         behind: Behind,
     ) -> Result<(), HostError> {
-        let is_whole = self.remote.replace(remote) != Some(remote) || behind.pods;
+        let is_whole =
+            self.remote.replace(remote) != Some(remote) || behind.pods || self.replaces_masquerade;
         if is_whole || behind.nodes {
             self.node_routes.follow(view, remote);
         }

@@ -108,7 +108,7 @@ impl Kept {
             counts_unsaved: Cell::new(false),
             reporter: reporter.clone(),
         };
-        kept.allocate(&control);
+        kept.allocate_for(&control, kept.saved.iter().map(Saved::len).sum());
         (control, Some(kept))
     }
 
@@ -118,6 +118,7 @@ impl Kept {
         let open = |memory| Running::open(memory).inspect_err(|e| reporter.failure(not_kept(e)));
         let read = self.files.read_earlier().into_iter().filter_map(|memory| open(memory).ok());
         self.running = read.collect();
+        self.allocate_for(control, self.running.iter().map(Running::most).sum());
         for _ in 0..PASSES {
             let changed = self.running.iter_mut().map(|each| control.copy_running(each));
             if changed.sum::<usize>() < FEW {
@@ -126,7 +127,14 @@ impl Kept {
         }
     }
 
-    /// Another process goes on with the connections.
+    /// Another process is about to go on with the connections.
+    pub(crate) fn prepare_to_retire(&mut self) {
+        if let Err(error) = self.files.prepare_to_retire() {
+            self.reporter.failure(not_kept(&error));
+        }
+    }
+
+    /// It does.
     pub(crate) fn retire(&mut self) {
         self.files.retire();
     }
@@ -149,6 +157,7 @@ impl Kept {
             Saved::read(memory).inspect_err(|error| reporter.failure(not_kept(error))).ok()
         });
         if let Some(mut saved) = read {
+            self.allocate_for(control, saved.len());
             self.restored = control.take_connections_back(&mut saved);
             self.saved = vec![saved];
             self.report();
@@ -173,7 +182,8 @@ impl Kept {
     }
 
     /// A switch that was to take over does not: removes its file of connections.
-    pub(crate) fn forget_successor(&self) {
+    pub(crate) fn forget_successor(&mut self) {
+        self.files.keep();
         self.files.remove_later();
     }
 
@@ -347,7 +357,12 @@ impl Kept {
     }
 
     fn allocate(&mut self, control: &ControlPlane) {
-        let Some((bytes, chunks)) = control.wanted_memory() else { return };
+        self.allocate_for(control, 0);
+    }
+
+    /// Allocates memory for these connections, and ahead of use.
+    fn allocate_for(&mut self, control: &ControlPlane, connections: usize) {
+        let Some((bytes, chunks)) = control.wanted_memory(connections) else { return };
         match self.files.allocate(bytes) {
             Ok(()) => {
                 control.allow_memory(chunks);

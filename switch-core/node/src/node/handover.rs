@@ -107,6 +107,9 @@ impl Node {
                 kept.save(&self.control, self.clock, || self.totals());
                 self.kept = Some(kept);
             }
+            if let Some(kept) = &mut self.kept {
+                kept.prepare_to_retire();
+            }
             successor.commit(SILENCE + PER_CONNECTION * connections)
         });
         match &handed {
@@ -117,12 +120,17 @@ impl Node {
             }
             Err(_) => {
                 self.control.hold_workers(false);
-                if let Some(kept) = &self.kept {
-                    kept.forget_successor();
-                }
+                self.forget_successor();
             }
         }
         handed
+    }
+
+    /// A successor that was [prepared](Successor::prepare) does not go on: removes what it has kept.
+    pub fn forget_successor(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.forget_successor();
+        }
     }
 
     /// Lets go of the node's kernel after the node was [handed over](Self::hand_over), as an end does, and goes on with

@@ -66,6 +66,10 @@ impl Holding {
         let Some(held) = link else { return };
         if let Err(error) = held.follow(control) {
             *link = None;
+            if matches!(error, HoldError::Refused(_)) {
+                // It would refuse the same again.
+                *run_dir = None;
+            }
             reporter.failure(Failure::NotHeld(error.to_string()));
         }
     }

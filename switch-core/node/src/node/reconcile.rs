@@ -100,7 +100,13 @@ impl Node {
     fn repair_host(&mut self) -> Result<(), NodeError> {
         let found = self.host.repair(&self.settings, &self.desired.settings);
         match self.underlay.repair().and(found) {
-            Ok(HostInterface::There) => Ok(()),
+            Ok(HostInterface::There) => {
+                if self.host.is_behind() {
+                    self.behind = Behind::all();
+                    self.follow();
+                }
+                Ok(())
+            }
             Ok(HostInterface::Gone) => {
                 if let Err(error) = self.host.reopen(&mut self.control) {
                     if self.is_news(&error.to_string()) {

@@ -78,6 +78,11 @@ impl Running {
         Ok(Self { memory: Saved::open(memory)?, copies: Vec::new(), since: None })
     }
 
+    /// Most connections that it can have.
+    pub fn most(&self) -> usize {
+        self.memory.used() as usize * CHUNK
+    }
+
     /// Ends the copies of connections that have ended, and opens those that are new. Returns how many slots had changed
     /// since the last pass.
     pub(crate) fn copy(&mut self, tracker: &Tracker, places: Places<'_>) -> usize {

@@ -20,7 +20,7 @@ use super::facts::ReplyFacts;
 use super::header::Header;
 use super::slot::{EvictionClass, Slot, is_over, worth};
 use super::tracker::Tracker;
-use super::{CHUNK, ConnectionRef, Created, PORTS, Pinned, TrackerConfig};
+use super::{CHUNK, ConnectionRef, Created, PORTS, Pinned, SHARDS, TrackerConfig};
 use crate::flow::chunk::Chunks;
 use crate::id::PortId;
 
@@ -86,9 +86,15 @@ impl Kept {
         self.header.set_name(port, name);
     }
 
-    /// The number of bytes at the beginning of the memory that must be allocated so that `spare` more chunks can be
-    /// used, and the argument for [`Tracker::allow`] after that.
-    pub(crate) fn wanted(&self, spare: u32) -> (usize, u32) {
+    /// The number of bytes at the beginning of the memory that must be allocated so that so many `connections` can be
+    /// opened and `spare` more chunks be used, and the argument for [`Tracker::allow`] after that.
+    pub(crate) fn wanted(&self, connections: usize, spare: u32) -> (usize, u32) {
+        // Each shard has chunks of its own.
+        let opened = match u32::try_from(connections.div_ceil(CHUNK)).unwrap_or(u32::MAX) {
+            0 => 0,
+            chunks => chunks.saturating_add(SHARDS as u32),
+        };
+        let spare = spare.saturating_add(opened);
         let all = self.header.chunks.load(Relaxed);
         let chunks = self.header.used.load(Relaxed).saturating_add(spare).min(all);
         (HEADER_BYTES + chunks as usize * CHUNK_BYTES, chunks)

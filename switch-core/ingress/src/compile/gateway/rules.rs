@@ -9,7 +9,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::super::backend::Backends;
 use super::super::records::{Records, Subject};
-use super::super::rules::{MAX_PATTERN, key, without_service};
+use super::super::rules::{MAX_CACHE, MAX_PATTERN, key, without_service};
 use super::common::Fault;
 use super::filters::{self, field_name, timeout};
 use super::grants::{Grants, Reference};
@@ -393,9 +393,13 @@ impl Maker<'_, '_> {
         if self.patterns > MAX_PATTERNS {
             return Err(format!("a route has at most {MAX_PATTERNS} regular expressions"));
         }
-        let mut builder = RegexBuilder::new(&format!("^(?:{text})$"));
-        let built = builder.unicode(false).size_limit(MAX_PATTERN).build();
-        built.map_err(|_| format!("{} is not a regular expression here", quote(text)))
+        let built = |text: &str| {
+            let mut builder = RegexBuilder::new(text);
+            builder.unicode(false).size_limit(MAX_PATTERN).dfa_size_limit(MAX_CACHE).build()
+        };
+        // Alone, too: `a)|(?:b` would end the group.
+        let whole = built(text).and_then(|_| built(&format!("^(?:{text})$")));
+        whole.map_err(|_| format!("{} is not a regular expression here", quote(text)))
     }
 }
 
