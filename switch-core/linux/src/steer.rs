@@ -12,7 +12,7 @@
 //!
 //! Host ports at `::1` need one more step, because the kernel discards packets with that address from
 //! any interface but the loopback device: the switch's replies are passed to that device
-//! ([`loopback`]).
+//! (`nft::loopback`).
 //!
 //! The rules that a killed run left, or a run that [leaves them](Steering::leave_in_force), are
 //! taken over by the next one. Until then marked packets are discarded: the route to the interface
